@@ -1,0 +1,1 @@
+"""Experiment binaries: ``python -m experiments.train --config=experiments/configs/NAME.py``."""

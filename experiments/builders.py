@@ -1,0 +1,230 @@
+"""From a config to the objects it names."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+import jbism
+from experiments.configs import base
+from jbism import data, divergences, energies, hypergradients, losses, networks, posteriors
+from jbism.training import TrainState, bism_step, create_state
+
+_ACTIVATIONS = {"elu": nn.elu, "silu": nn.silu, "softplus": nn.softplus, "tanh": jnp.tanh}
+_TRUNKS = {
+    "mlp": networks.MLP,
+    "conv_encoder": networks.ConvEncoder,
+    "residual_conv": networks.ResidualConvNet,
+}
+_ENERGIES = {"gaussian_rbm": energies.GaussianRBM, "deep_eblvm": energies.DeepEBLVM}
+_POSTERIORS = {"bernoulli": posteriors.Bernoulli, "gaussian": posteriors.Gaussian}
+_OBJECTIVES = {"sm": losses.SM, "ssm": losses.SSM, "dsm": losses.DSM, "mdsm": losses.MDSM}
+_DIVERGENCES = {
+    "kl": divergences.KL,
+    "mean_field_kl": divergences.MeanFieldKL,
+    "iwae": divergences.IWAE,
+    "fisher": divergences.Fisher,
+}
+
+
+class ConfigError(ValueError):
+    """A config key or value that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that a config names, built."""
+
+    config: ConfigDict
+    key: jax.Array  # base key of training
+    dataset: data.Dataset
+    energy: Any  # Flax module
+    posterior: Any  # Flax module
+    num_latents: int
+    step: Callable
+    initial_state: TrainState
+
+    def evaluated_theta(self, state: TrainState) -> Any:
+        """Returns θ or its moving average, as the config says."""
+        return state.ema if self.config.evaluation.use_ema else state.theta
+
+
+def load_config(values: Mapping[str, Any]) -> ConfigDict:
+    """Returns the values of a stored config, checked against the known keys."""
+    validate(ConfigDict(values))
+    config = base.get_config()
+    config.update(values)
+    return config
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises `ConfigError` if a key is unknown or missing."""
+    _compare(config.to_dict(), base.get_config().to_dict(), "config")
+
+
+def _compare(given, known, path):
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{path}.{key} is not a known config key; known: {sorted(known)}")
+    for key, value in known.items():
+        if key not in given:
+            raise ConfigError(f"{path}.{key} is missing from the config")
+        if isinstance(value, dict):
+            if not isinstance(given[key], dict):
+                raise ConfigError(f"{path}.{key} must be a section, got {given[key]!r}")
+            _compare(given[key], value, f"{path}.{key}")
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Builds the data, the model, the step and the initial state.
+
+    Raises:
+      ConfigError: if a key is unknown or missing, or a value cannot be used.
+      FileNotFoundError: if a data file is missing.
+      ValueError: if the parts do not fit together.
+    """
+    validate(config)
+    keys = dict(
+        zip(
+            ("data", "theta", "phi", "train", "check"),
+            jax.random.split(jax.random.key(config.seed), 5),
+            strict=True,
+        )
+    )
+    dataset = _dataset(config, keys["data"])
+    energy, num_latents = _energy(config.energy)
+    posterior = _posterior(config.posterior, num_latents)
+    divergence = _choose(config.divergence, _DIVERGENCES, "config.divergence")
+    theta_optimizer = _optimizer(config.theta_optimizer, "config.theta_optimizer")
+    phi_optimizer = _optimizer(config.phi_optimizer, "config.phi_optimizer")
+    step = bism_step(
+        energy=energy.apply,
+        posterior=posterior.apply,
+        objective=_choose(config.objective, _OBJECTIVES, "config.objective"),
+        divergence=divergence,
+        hypergradient=_hypergradient(config.hypergradient, phi_optimizer),
+        theta_optimizer=theta_optimizer,
+        phi_optimizer=phi_optimizer,
+        num_lower_steps=config.train.num_lower_steps,
+        ema_decay=config.train.ema_decay,
+        unroll_lower=config.train.unroll_lower or True,
+    )
+    v = jnp.asarray(dataset.train[0])
+    theta = jax.jit(energy.init)(keys["theta"], v, jnp.zeros(num_latents))
+    phi = jax.jit(posterior.init)(keys["phi"], v)
+    if isinstance(divergence, divergences.MeanFieldKL):
+        divergence.validate(
+            theta, phi, keys["check"], v, energy=energy.apply, posterior=posterior.apply
+        )
+    state = create_state(
+        keys["train"],
+        theta,
+        phi,
+        theta_optimizer=theta_optimizer,
+        phi_optimizer=phi_optimizer,
+    )
+    return Experiment(
+        config, keys["train"], dataset, energy, posterior, num_latents, step, state
+    )
+
+
+def _pick(section, registry, path):
+    name = section.name
+    if name not in registry:
+        raise ConfigError(f"{path}.name must be one of {sorted(registry)}, got {name!r}")
+    return registry[name], dict(section[name])
+
+
+def _choose(section, registry, path):
+    make, options = _pick(section, registry, path)
+    try:
+        return make(**options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path}.{section.name}: {error}") from error
+
+
+def _dataset(config, key):
+    name = config.data.name
+    section = name if name in ("digits", "freyface") else "toy"
+    directory = config.data.dir or None
+    if name == "freyface" and directory is None:
+        raise ConfigError("config.data.dir must name the folder that holds Frey face")
+    return data.load(name, key=key, data_dir=directory, **config.data[section])
+
+
+def _energy(section):
+    if section.name == "deep_eblvm":
+        options = dict(section.deep_eblvm)
+        trunk = _trunk(options.pop("trunk"), "config.energy.deep_eblvm.trunk")
+        if trunk is None:
+            raise ConfigError("config.energy.deep_eblvm.trunk.name must not be 'none'")
+        return energies.DeepEBLVM(trunk=trunk, **options), options["num_latents"]
+    energy = _choose(section, _ENERGIES, "config.energy")
+    return energy, energy.num_hidden
+
+
+def _posterior(section, num_latents):
+    make, options = _pick(section, _POSTERIORS, "config.posterior")
+    trunk = _trunk(options.pop("trunk"), f"config.posterior.{section.name}.trunk")
+    return make(num_latents=num_latents, trunk=trunk, **options)
+
+
+def _trunk(section, path):
+    if section.name == "none":
+        return None
+    make, options = _pick(section, _TRUNKS, path)
+    if options["activation"] not in _ACTIVATIONS:
+        raise ConfigError(
+            f"{path}.{section.name}.activation must be one of {sorted(_ACTIVATIONS)}, "
+            f"got {options['activation']!r}"
+        )
+    options["activation"] = _ACTIVATIONS[options["activation"]]
+    if "features" in options:
+        options["features"] = tuple(options["features"])
+    return make(**options)
+
+
+def _optimizer(section, path):
+    rate = section.learning_rate
+    if not rate > 0:
+        raise ConfigError(f"{path}.learning_rate must be > 0, got {rate}")
+    if section.schedule == "cosine":
+        if not 0 <= section.final_learning_rate <= rate:
+            raise ConfigError(
+                f"{path}.final_learning_rate must be in [0, learning_rate], "
+                f"got {section.final_learning_rate}"
+            )
+        if section.decay_steps < 1:
+            raise ConfigError(f"{path}.decay_steps must be >= 1, got {section.decay_steps}")
+        rate = optax.cosine_decay_schedule(
+            rate, section.decay_steps, alpha=section.final_learning_rate / rate
+        )
+    elif section.schedule != "constant":
+        raise ConfigError(
+            f"{path}.schedule must be 'constant' or 'cosine', got {section.schedule!r}"
+        )
+    make, options = _pick(section, {"adam": optax.adam, "sgd": optax.sgd}, path)
+    return make(rate, **options)
+
+
+def _hypergradient(section, phi_optimizer):
+    if section.name != "unroll":
+        return _choose(
+            section,
+            {"first_order": hypergradients.FirstOrder, "unroll": hypergradients.Unroll},
+            "config.hypergradient",
+        )
+    options = dict(section.unroll)
+    rate = options.pop("sgd_rate")
+    kind = options.pop("optimizer")
+    if kind not in ("live", "sgd"):
+        raise ConfigError(
+            f"config.hypergradient.unroll.optimizer must be 'live' or 'sgd', got {kind!r}"
+        )
+    optimizer = phi_optimizer if kind == "live" else optax.sgd(rate)
+    return jbism.hypergradients.Unroll(optimizer=optimizer, **options)

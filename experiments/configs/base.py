@@ -1,0 +1,124 @@
+"""Every key a config may have, with its default.
+
+A choice is a section with a ``name`` and one sub-section of options for each name it may take, so
+``--config.objective.name=ssm`` switches and ``--config.objective.dsm.sigma=0.1`` adjusts.
+"""
+
+from ml_collections import ConfigDict
+
+
+def _trunk():
+    return {
+        "name": "mlp",
+        "none": {},
+        "mlp": {"features": (256, 256), "activation": "elu", "residual": False},
+        "conv_encoder": {"features": (32, 64), "activation": "elu", "implementation": "auto"},
+        "residual_conv": {
+            "channels": 64,
+            "blocks_per_level": 2,
+            "levels": 3,
+            "activation": "elu",
+            "implementation": "auto",
+        },
+    }
+
+
+def _optimizer():
+    return {
+        "name": "adam",
+        "adam": {"b1": 0.9, "b2": 0.95, "eps": 1e-8, "eps_root": 0.0},
+        "sgd": {"momentum": 0.0, "nesterov": False},
+        "learning_rate": 1e-3,
+        "schedule": "constant",  # or "cosine", over decay_steps
+        "decay_steps": 100_000,
+        "final_learning_rate": 0.0,
+    }
+
+
+def get_config() -> ConfigDict:
+    """Returns all keys with their defaults; locked, so a wrong key is an error."""
+    config = ConfigDict(
+        {
+            "name": "base",
+            "seed": 0,
+            "data": {
+                "name": "checkerboard",
+                "dir": "",  # folder of local files, for data sets read from files
+                "toy": {"num_train": 50_000, "num_validation": 10_000, "num_test": 10_000},
+                "digits": {},
+                "freyface": {},
+            },
+            "energy": {
+                "name": "gaussian_rbm",
+                "gaussian_rbm": {
+                    "num_hidden": 4,
+                    "learn_sigma": True,
+                    "sigma_init": 1.0,
+                    "weights_init_scale": 0.01,
+                },
+                "deep_eblvm": {"num_latents": 16, "num_features": 32, "trunk": _trunk()},
+            },
+            "posterior": {
+                "name": "bernoulli",
+                "bernoulli": {"trunk": _trunk() | {"name": "none"}, "temperature": 0.1},
+                "gaussian": {"trunk": _trunk(), "covariance": "diagonal"},
+            },
+            "objective": {
+                "name": "dsm",
+                "sm": {},
+                "ssm": {"projection": "rademacher"},
+                "dsm": {"sigma": 0.05},
+                "mdsm": {
+                    "sigma_min": 0.1,
+                    "sigma_max": 3.0,
+                    "sigma0": 0.1,
+                    "spacing": "geometric",
+                },
+            },
+            "divergence": {
+                "name": "kl",
+                "kl": {"num_samples": 1},
+                "mean_field_kl": {},
+                "iwae": {"num_samples": 5},
+                "fisher": {"num_samples": 1},
+            },
+            "hypergradient": {
+                "name": "unroll",
+                # The virtual steps use the live lower optimizer, or plain SGD of that rate.
+                "unroll": {"num_steps": 5, "optimizer": "live", "sgd_rate": 1.0, "remat": False},
+                "first_order": {},
+            },
+            "theta_optimizer": _optimizer(),
+            "phi_optimizer": _optimizer(),
+            "train": {
+                "num_steps": 20_000,
+                "batch_size": 100,
+                "num_lower_steps": 5,
+                "ema_decay": 0.999,
+                "steps_per_call": 100,
+                "unroll_lower": 1,  # lower steps written out per loop turn; 0 for all
+            },
+            "log": {"log_every": 100, "checkpoint_every": 2_000, "max_checkpoints": 3},
+            "sampling": {
+                "name": "gibbs",
+                "num_samples": 64,
+                "gibbs": {"num_steps": 1_000},
+                "langevin": {
+                    "step_size": 0.02,
+                    "hot": 100.0,
+                    "hot_steps": 500,
+                    "annealed_steps": 2_000,
+                    "cool_steps": 200,
+                },
+            },
+            "evaluation": {
+                "use_ema": False,
+                "num_examples": 500,  # test examples, at most
+                "exact_max_latents": 20,  # enumerate log Z up to so many, else estimate by AIS
+                "ais_chains": 500,
+                "ais_temperatures": 1_000,
+                "importance_samples": 100,  # of q, a test example, where log p̃(v) is intractable
+            },
+        }
+    )
+    return config.lock()

@@ -1,0 +1,22 @@
+"""Gaussian RBM 560/400 on Frey face (Bao et al., 2020); needs --config.data.dir."""
+
+from experiments.configs import base
+
+
+def get_config():
+    """Published settings: lr 2e-4, batch 100, 20,000 steps, σ 0.3, K 5; N 5 through Adam."""
+    config = base.get_config()
+    config.name = "freyface_rbm"
+    config.data.name = "freyface"
+    config.energy.gaussian_rbm.num_hidden = 400
+    config.objective.name = "dsm"
+    config.objective.dsm.sigma = 0.3
+    for optimizer in (config.theta_optimizer, config.phi_optimizer):
+        optimizer.learning_rate = 2e-4
+    config.phi_optimizer.adam.eps_root = 1e-8  # differentiated by the unroll
+    config.train.num_steps = 20_000
+    config.train.steps_per_call = 20
+    config.log.log_every = 100
+    config.log.checkpoint_every = 1_000
+    config.sampling.num_samples = 64
+    return config

@@ -1,0 +1,42 @@
+"""Evaluates a trained model on the test set and writes evaluation.json."""
+
+import pathlib
+
+import jax
+from absl import flags
+
+from experiments import _main, evaluation, report, sampling
+from experiments.restore import restore
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Work directory written by experiments.train.")
+_OUT = flags.DEFINE_string("out", None, "File to write; by default WORKDIR/evaluation.json.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the estimates.")
+_STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; by default the latest.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of local data files, if it has moved.")
+_PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
+
+
+def main() -> None:
+    experiment, state = restore(_WORKDIR.value, _STEP.value, _DATA_DIR.value)
+    theta = experiment.evaluated_theta(state)
+    key_evaluation, key_samples = jax.random.split(jax.random.key(_SEED.value))
+    figures = evaluation.evaluate(experiment, theta, state.phi, key_evaluation)
+    samples = sampling.draw(
+        experiment,
+        theta,
+        state.phi,
+        key_samples,
+        num_samples=experiment.config.sampling.num_samples,
+        progress=_PROGRESS.value,
+    )
+    figures |= evaluation.reconstruction(samples.originals, samples.reconstructions)
+    out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "evaluation.json").absolute()
+    report.write_json(out, figures)
+    print(f"{experiment.config.name} after {int(state.step):,} steps, on the test set:")
+    print(report.table(figures))
+    print(f"\nWritten to {out}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("workdir")
+    _main.run(main)

@@ -1,0 +1,155 @@
+"""Test-set figures of a trained model."""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+
+from experiments.builders import Experiment
+from jbism import divergences, estimators, likelihood, losses, metrics
+
+
+def evaluate(experiment: Experiment, theta, phi, key) -> dict[str, Any]:
+    """Returns the model's figures on (at most ``evaluation.num_examples`` of) the test set.
+
+    ``log_likelihood`` is exact or estimated, as ``log_likelihood_method`` says; ``ssm`` is the
+    sliced score-matching value; the posterior is judged by ``posterior_kl`` where the true one is
+    known, by ``posterior_fisher_divergence`` where the latents are continuous.
+    """
+    v = jnp.asarray(experiment.dataset.test[: experiment.config.evaluation.num_examples])
+    key_likelihood, key_ssm, key_posterior = jax.random.split(key, 3)
+    tractable = hasattr(experiment.energy, "free_energy")
+    figures: dict[str, Any] = {"num_test_examples": len(v)}
+    if tractable:
+        figures |= _rbm_log_likelihood(experiment, theta, v, key_likelihood)
+        figures |= _rbm_posterior(experiment, theta, phi, v)
+    else:
+        figures |= _deep_log_likelihood(experiment, theta, phi, v, key_likelihood)
+        figures |= _posterior_fisher(experiment, theta, phi, v, key_posterior)
+    figures["ssm"] = _ssm(experiment, theta, phi, v, key_ssm, tractable)
+    return {name: x if isinstance(x, (str, int)) else float(x) for name, x in figures.items()}
+
+
+def _rbm_log_likelihood(experiment, theta, v, key):
+    apply, settings = experiment.energy.apply, experiment.config.evaluation
+    free_energy = partial(apply, theta, method="free_energy")
+    mean_free_energy = jnp.mean(jax.vmap(free_energy)(v))
+    if experiment.num_latents <= settings.exact_max_latents:
+        log_partition = jax.jit(
+            lambda: likelihood.exact_log_partition(
+                partial(apply, theta, method="log_hidden_marginal"),
+                num_latents=experiment.num_latents,
+            )
+        )()
+        return {
+            "log_likelihood": -mean_free_energy - log_partition,
+            "log_likelihood_method": "exact, log Z by enumeration",
+        }
+    result = likelihood.ais_gaussian_rbm(
+        key,
+        **experiment.energy.apply(theta, method="parameters"),
+        num_chains=settings.ais_chains,
+        num_temperatures=settings.ais_temperatures,
+    )
+    return {
+        "log_likelihood": -mean_free_energy - result.log_partition,
+        "log_likelihood_method": _ais_name(settings),
+        **_ais_quality(result),
+    }
+
+
+def _deep_log_likelihood(experiment, theta, phi, v, key):
+    energy, posterior = experiment.energy.apply, experiment.posterior.apply
+    settings = experiment.config.evaluation
+    key_ais, key_bound = jax.random.split(key)
+    train = jnp.asarray(experiment.dataset.train)
+    latents = jax.vmap(lambda v: posterior(phi, v).mean)(train[:1000])
+    result = likelihood.ais_hmc(
+        key_ais,
+        energy=lambda x: energy(theta, *x),
+        base_mean=(train.mean(0), latents.mean(0)),
+        base_scale=(train.std(0) + 0.1, latents.std(0) + 1.0),
+        num_chains=settings.ais_chains,
+        num_temperatures=settings.ais_temperatures,
+    )
+    num = settings.importance_samples
+
+    def bound(example_key, v):
+        q = posterior(phi, v)
+
+        def log_weight(sample_key):
+            h, log_q = q.sample_and_log_prob(sample_key)
+            return -energy(theta, v, h) - log_q
+
+        return logsumexp(jax.vmap(log_weight)(jax.random.split(example_key, num))) - math.log(num)
+
+    bounds = jax.jit(jax.vmap(bound))(jax.random.split(key_bound, len(v)), v)
+    return {
+        "log_likelihood": jnp.mean(bounds) - result.log_partition,
+        "log_likelihood_method": f"{_ais_name(settings)}; log p̃(v) by {num} samples of q",
+        **_ais_quality(result),
+    }
+
+
+def _ais_name(settings):
+    return f"AIS, {settings.ais_chains} chains, {settings.ais_temperatures} temperatures"
+
+
+def _ais_quality(result):
+    low, high = result.interval
+    return {
+        "log_partition": result.log_partition,
+        "log_partition_low": low,
+        "log_partition_high": high,
+        "ais_effective_sample_size": result.effective_sample_size,
+    }
+
+
+def _rbm_posterior(experiment, theta, phi, v):
+    true = jax.vmap(partial(experiment.energy.apply, theta, method="hidden_given_visible"))(v)
+    q = jax.vmap(partial(experiment.posterior.apply, phi))(v)
+    return {"posterior_kl": jnp.mean(metrics.bernoulli_kl(q.logits, true.logits))}
+
+
+def _posterior_fisher(experiment, theta, phi, v, key):
+    fisher = divergences.Fisher(num_samples=10)
+    one = partial(
+        fisher, theta, phi, energy=experiment.energy.apply, posterior=experiment.posterior.apply
+    )
+    values = jax.jit(jax.vmap(one))(jax.random.split(key, len(v)), v)
+    return {"posterior_fisher_divergence": jnp.mean(values)}
+
+
+def _ssm(experiment, theta, phi, v, key, tractable):
+    key_latent, key_projection = jax.random.split(key)
+    energy, posterior = experiment.energy.apply, experiment.posterior.apply
+
+    def exact(v):
+        free_energy = partial(experiment.energy.apply, theta, method="free_energy")
+        return -jax.vmap(jax.grad(free_energy))(v)
+
+    def variational(v):
+        one = partial(estimators.variational_score, energy=energy, posterior=posterior)
+        return jax.vmap(partial(one, theta, phi))(v, h)
+
+    h = None
+    if not tractable:
+        h = jax.vmap(lambda k, v: posterior(phi, v).sample(k))(
+            jax.random.split(key_latent, len(v)), v
+        )
+    objective = losses.SSM()
+    score = exact if tractable else variational
+    evaluate_batch = jax.jit(
+        lambda v: objective(score, key_projection, objective.corrupt(key_latent, v))[0]
+    )
+    return jnp.mean(evaluate_batch(v))
+
+
+def reconstruction(originals: np.ndarray, reconstructed: np.ndarray) -> dict[str, float]:
+    """Returns the reconstruction errors under their own names."""
+    error = metrics.reconstruction_error(originals, reconstructed)
+    return {f"reconstruction_{name}": float(x) for name, x in error._asdict().items()}

@@ -1,0 +1,121 @@
+"""Pictures and figures of a trained model, written to its work directory."""
+
+import json
+import pathlib
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import evaluation, sampling
+from experiments.builders import Experiment
+from jbism import likelihood, plotting
+from jbism.training import TrainState
+
+_MAX_IMAGES = 64
+_UNIT_MARGIN = (-0.25, 1.25, -0.25, 1.25)
+
+
+def write_samples(
+    experiment: Experiment,
+    state: TrainState,
+    workdir: pathlib.Path,
+    *,
+    key: jax.Array,
+    num_samples: int | None = None,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Draws samples and writes ``samples.png``, ``samples.npz`` and ``reconstructions.png``.
+
+    Returns:
+      The reconstruction errors.
+    """
+    theta = experiment.evaluated_theta(state)
+    num_samples = num_samples or experiment.config.sampling.num_samples
+    samples = sampling.draw(
+        experiment, theta, state.phi, key, num_samples=num_samples, progress=progress
+    )
+    for title, panel in samples.panels.items():
+        if not np.isfinite(panel).all():
+            raise ValueError(f"sampling: {title!r} holds NaN or Inf; the model cannot be sampled")
+    arrays = {f"panel_{i}": x for i, x in enumerate(samples.panels.values())}
+    np.savez_compressed(
+        workdir / "samples.npz",
+        titles=np.array(list(samples.panels)),
+        originals=samples.originals,
+        reconstructions=samples.reconstructions,
+        **arrays,
+    )
+    dataset = experiment.dataset
+    panels = {"training data": dataset.train[:num_samples], **samples.panels}
+    if dataset.image_shape is not None:
+        shown = {title: dataset.images(x[:_MAX_IMAGES]) for title, x in panels.items()}
+        plotting.save(plotting.image_panels(shown), workdir / "samples.png")
+        figure = plotting.reconstructions(
+            dataset.images(samples.originals[:30]), dataset.images(samples.reconstructions[:30])
+        )
+        plotting.save(figure, workdir / "reconstructions.png")
+    elif dataset.event_shape == (2,):
+        _write_plane(experiment, theta, panels, workdir)
+    return evaluation.reconstruction(samples.originals, samples.reconstructions)
+
+
+def _write_plane(experiment, theta, panels, workdir):
+    from matplotlib.figure import Figure
+
+    train = experiment.dataset.train
+    low, high = train.min(0), train.max(0)
+    margin = 0.25 * (high - low)
+    bounds = tuple(
+        float(x)
+        for x in (low[0] - margin[0], high[0] + margin[0], low[1] - margin[1], high[1] + margin[1])
+    )
+    figure = Figure(figsize=(4.2 * (len(panels) + 1), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(panels) + 1)
+    for ax, (title, points) in zip(axes, panels.items(), strict=False):
+        plotting.scatter(points, bounds=bounds, title=title, axes=ax)
+    apply = experiment.energy.apply
+    log_likelihood = jax.jit(
+        partial(
+            likelihood.exact_log_likelihood,
+            free_energy=partial(apply, theta, method="free_energy"),
+            log_hidden_marginal=partial(apply, theta, method="log_hidden_marginal"),
+            num_latents=experiment.num_latents,
+        )
+    )
+    plotting.density(
+        lambda points: log_likelihood(jnp.asarray(points)),
+        bounds=bounds,
+        title="model density",
+        axes=axes[-1],
+    )
+    plotting.save(figure, workdir / "samples.png")
+
+
+def write_curves(workdir: pathlib.Path) -> None:
+    """Draws ``curves.png`` from ``metrics.jsonl``."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    names = [name for name in rows[-1] if name not in ("step", "wall_time")]
+    series = {
+        name: ([r["step"] for r in rows if name in r], [r[name] for r in rows if name in r])
+        for name in names
+    }
+    positive = [name for name, (_, values) in series.items() if min(values) > 0]
+    plotting.save(plotting.curves(series, log_y=positive), workdir / "curves.png")
+
+
+def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
+    """Writes a JSON file."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Formats figures as aligned lines."""
+    width = max(map(len, figures))
+    return "\n".join(
+        f"  {name:<{width}}  {x:.6g}" if isinstance(x, float) else f"  {name:<{width}}  {x}"
+        for name, x in figures.items()
+    )

@@ -1,0 +1,39 @@
+"""Draws fresh samples from a trained model: samples.png, samples.npz, reconstructions.png."""
+
+import pathlib
+
+import jax
+from absl import flags
+
+from experiments import _main, report
+from experiments.restore import restore
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Work directory written by experiments.train.")
+_OUT = flags.DEFINE_string("out", None, "Directory for the files; by default WORKDIR/samples.")
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "How many; by default as trained.", 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the sampler.")
+_STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; by default the latest.")
+_DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of local data files, if it has moved.")
+_PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
+
+
+def main() -> None:
+    experiment, state = restore(_WORKDIR.value, _STEP.value, _DATA_DIR.value)
+    out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "samples").absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    figures = report.write_samples(
+        experiment,
+        state,
+        out,
+        key=jax.random.key(_SEED.value),
+        num_samples=_NUM_SAMPLES.value,
+        progress=_PROGRESS.value,
+    )
+    print(f"{experiment.config.name} after {int(state.step):,} steps:")
+    print(report.table(figures))
+    print(f"\nSamples are in {out}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("workdir")
+    _main.run(main)

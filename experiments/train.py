@@ -1,0 +1,75 @@
+"""Trains a model by bi-level score matching, then samples from it and evaluates it.
+
+Writes to the work directory: config.json, metrics.jsonl, tensorboard/, checkpoints/, curves.png,
+samples.png, samples.npz, reconstructions.png (images only) and evaluation.json. Run again, the
+same command resumes; --overwrite starts over.
+"""
+
+import json
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import _main, evaluation, report
+from experiments.builders import build
+from jbism.data import BatchOrder
+from jbism.training import Checkpointer, MetricsWriter, fit, open_workdir, train_steps
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, such as experiments/configs/digits_deep.py."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of this run; made if absent.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start over, removing the run's outputs.")
+_PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
+
+# What may change between a run and its resumption: the data's place, how long, how often, and
+# what happens after training.
+_MAY_DIFFER = ("data.dir", "train.num_steps", "log", "sampling", "evaluation")
+
+
+def main() -> None:
+    config = _CONFIG.value
+    experiment = build(config)
+    workdir = open_workdir(
+        _WORKDIR.value,
+        json.loads(config.to_json()),
+        overwrite=_OVERWRITE.value,
+        may_differ=_MAY_DIFFER,
+    )
+    data = experiment.dataset.train
+    order = BatchOrder(experiment.key, len(data), config.train.batch_size)
+    with Checkpointer(workdir / "checkpoints", max_to_keep=config.log.max_checkpoints) as saved:
+        state, resumed = experiment.initial_state, saved.latest_step()
+        if resumed is not None:
+            state = saved.restore(state)
+            print(f"resuming from step {resumed:,} of {config.train.num_steps:,}", flush=True)
+        with MetricsWriter(workdir, resume_step=resumed) as writer:
+            state = fit(
+                state,
+                train_steps(experiment.step, data),
+                order,
+                num_steps=config.train.num_steps,
+                steps_per_call=config.train.steps_per_call,
+                log_every=config.log.log_every,
+                checkpointer=saved,
+                checkpoint_every=config.log.checkpoint_every,
+                writer=writer,
+                progress=_PROGRESS.value,
+            )
+    report.write_curves(workdir)
+    key_samples, key_evaluation = jax.random.split(jax.random.fold_in(experiment.key, -1))
+    figures = report.write_samples(
+        experiment, state, workdir, key=key_samples, progress=_PROGRESS.value
+    )
+    theta = experiment.evaluated_theta(state)
+    figures = evaluation.evaluate(experiment, theta, state.phi, key_evaluation) | figures
+    report.write_json(workdir / "evaluation.json", figures)
+    print(f"\n{config.name} after {int(state.step):,} steps, on the test set:")
+    print(report.table(figures))
+    print(f"\nPictures, curves, metrics, config and checkpoints are in {workdir}")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    _main.run(main)

@@ -1,0 +1,50 @@
+"""jbism: energy-based latent-variable models, learned by bi-level score matching in JAX.
+
+Every objective is a pure function; energies and posteriors are Flax modules or plain functions of
+one example. `jbism.training` needs the extra ``jbism[experiments]`` and is imported on first use.
+"""
+
+import importlib
+
+from jbism import (
+    data,
+    distributions,
+    divergences,
+    energies,
+    estimators,
+    hypergradients,
+    likelihood,
+    losses,
+    metrics,
+    networks,
+    plotting,
+    posteriors,
+    samplers,
+    typing,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "data",
+    "distributions",
+    "divergences",
+    "energies",
+    "estimators",
+    "hypergradients",
+    "likelihood",
+    "losses",
+    "metrics",
+    "networks",
+    "plotting",
+    "posteriors",
+    "samplers",
+    "training",
+    "typing",
+]
+
+
+def __getattr__(name):
+    if name == "training":
+        return importlib.import_module("jbism.training")
+    raise AttributeError(f"module 'jbism' has no attribute {name!r}")

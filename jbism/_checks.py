@@ -1,0 +1,108 @@
+"""Argument checks: each raises an error that names the argument, what was expected and what came."""
+
+import math
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def positive(name: str, value: Any) -> float:
+    """Returns ``value`` as a float if it is a finite number above zero."""
+    return _bounded(name, value, lambda x: x > 0, "a number > 0")
+
+
+def non_negative(name: str, value: Any) -> float:
+    """Returns ``value`` as a float if it is a finite number that is not below zero."""
+    return _bounded(name, value, lambda x: x >= 0, "a number >= 0")
+
+
+def _bounded(name, value, accepts, expected):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be {expected}, got {value!r} of type {type(value).__name__}")
+    if not (math.isfinite(value) and accepts(value)):
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+    return float(value)
+
+
+def integer(name: str, value: Any, *, minimum: int) -> int:
+    """Returns ``value`` as an int if it is an integer of at least ``minimum``."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if number < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {number}")
+    return number
+
+
+def one_of(name: str, value: Any, choices: tuple) -> Any:
+    """Returns ``value`` if it is one of ``choices``."""
+    if value not in choices:
+        listed = ", ".join(repr(c) for c in choices)
+        raise ValueError(f"{name} must be one of {listed}, got {value!r}")
+    return value
+
+
+def floating(name: str, x: Any) -> jax.Array:
+    """Returns ``x`` as an array if its dtype is floating."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{name} must have a floating dtype, got {x.dtype}")
+    return x
+
+
+def rank(name: str, x: Any, expected: int) -> jax.Array:
+    """Returns ``x`` as an array if it has ``expected`` dimensions."""
+    x = jnp.asarray(x)
+    if x.ndim != expected:
+        raise ValueError(f"{name} must have rank {expected}, got shape {x.shape}")
+    return x
+
+
+def shape(name: str, x: Any, expected: tuple) -> jax.Array:
+    """Returns ``x`` as an array if it has shape ``expected``, where None matches any size."""
+    x = jnp.asarray(x)
+    matches = len(x.shape) == len(expected) and all(
+        e is None or e == s for e, s in zip(expected, x.shape, strict=True)
+    )
+    if not matches:
+        wanted = "(" + ", ".join("*" if e is None else str(e) for e in expected) + ")"
+        raise ValueError(f"{name} must have shape {wanted}, got {x.shape}")
+    return x
+
+
+def same_shape(name: str, x: jax.Array, other_name: str, other: jax.Array) -> None:
+    """Raises unless ``x`` and ``other`` have the same shape."""
+    if jnp.shape(x) != jnp.shape(other):
+        raise ValueError(
+            f"{name} must have the shape of {other_name}, {jnp.shape(other)}, got {jnp.shape(x)}"
+        )
+
+
+def batched(name: str, x: Any) -> jax.Array:
+    """Returns ``x`` as a floating array with a non-empty leading batch axis."""
+    x = floating(name, x)
+    if x.ndim < 1 or x.shape[0] == 0:
+        raise ValueError(f"{name} must have a non-empty leading batch axis, got shape {x.shape}")
+    return x
+
+
+def scalar(name: str, x: Any) -> jax.Array:
+    """Returns ``x`` as an array if it is a scalar."""
+    x = jnp.asarray(x)
+    if x.shape != ():
+        raise ValueError(f"{name} must be a scalar, got shape {x.shape}")
+    return x
+
+
+def instance(name: str, value: Any, kind: type | tuple[type, ...]) -> Any:
+    """Returns ``value`` if it is an instance of ``kind``."""
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wanted = " or ".join(k.__name__ for k in kinds)
+        raise TypeError(f"{name} must be {wanted}, got {type(value).__name__}")
+    return value

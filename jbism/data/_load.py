@@ -1,0 +1,47 @@
+"""One entrance to every data set."""
+
+import os
+from typing import Any
+
+from jbism import _checks
+from jbism.data._dataset import Dataset
+from jbism.data._digits import digits
+from jbism.data._freyface import freyface
+from jbism.data._toy import TOYS, toy
+from jbism.typing import Key
+
+
+def load(
+    name: str, *, key: Key, data_dir: str | os.PathLike[str] | None = None, **options: Any
+) -> Dataset:
+    """Returns the data set called ``name``.
+
+    Args:
+      name: a toy (``"checkerboard"``, ``"two_moons"``, ``"pinwheel"``, ``"rings"``,
+        ``"eight_gaussians"``, ``"two_spirals"``, ``"swiss_roll"``), ``"digits"`` or
+        ``"freyface"``.
+      key: random key, from which toys are drawn and digits split; Frey face's order is fixed.
+      data_dir: the folder of local files, for the data sets that are read from files: Frey face.
+      **options: keyword arguments of the data set's own function.
+
+    Returns:
+      The data set.
+
+    Raises:
+      TypeError: an option that the data set's function does not have.
+      ValueError: ``name`` is unknown, or ``data_dir`` is missing for Frey face.
+
+    Example:
+      >>> import jax
+      >>> import jbism.data
+      >>> jbism.data.load("checkerboard", key=jax.random.key(0), num_test=7).test.shape
+      (7, 2)
+    """
+    _checks.one_of("name", name, (*TOYS, "digits", "freyface"))
+    if name == "digits":
+        return digits(key, **options)
+    if name == "freyface":
+        if data_dir is None:
+            raise ValueError("data_dir must name the folder that holds Frey face, got None")
+        return freyface(data_dir, **options)
+    return toy(name, key, **options)

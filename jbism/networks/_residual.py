@@ -1,0 +1,79 @@
+"""The residual convolutional trunk of the deep EBLVM."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+
+from jbism import _checks
+from jbism.networks._conv import Conv3x3, average_pool
+from jbism.typing import Array
+
+
+class ResidualConvNet(nn.Module):
+    """A residual network without normalisation, after Bao et al. (2020).
+
+    A 3x3 stem, then ``levels`` levels of residual blocks. The first block of a level halves the
+    resolution by average pooling and, from the second level on, doubles the channels; so three
+    levels end at 1/8 of the resolution with four times the channels.
+
+    Attributes:
+      channels: channels of the stem and of the first level.
+      blocks_per_level: residual blocks in a level, at least 1.
+      levels: how often the resolution is halved.
+      activation: between convolutions; smooth, since the score differentiates it.
+      implementation: see `Conv3x3`.
+
+    Returns a flat feature vector. Raises ValueError if v is not [height, width, channels] or its
+    sides cannot be halved ``levels`` times.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> net = ResidualConvNet(channels=4, blocks_per_level=1, levels=2)
+      >>> theta = net.init(jax.random.key(0), jnp.zeros((8, 8, 1)))
+      >>> net.apply(theta, jnp.zeros((8, 8, 1))).shape
+      (32,)
+    """
+
+    channels: int = 64
+    blocks_per_level: int = 2
+    levels: int = 3
+    activation: Callable[[Array], Array] = nn.elu
+    implementation: str = "auto"
+
+    @nn.compact
+    def __call__(self, v: Array) -> Array:
+        """Maps one image [height, width, channels] to a vector."""
+        _checks.integer("channels", self.channels, minimum=1)
+        _checks.integer("blocks_per_level", self.blocks_per_level, minimum=1)
+        _checks.integer("levels", self.levels, minimum=1)
+        x = Conv3x3(self.channels, self.implementation)(_checks.rank("v", v, 3))
+        for level in range(self.levels):
+            width = self.channels * 2**level
+            for block in range(self.blocks_per_level):
+                x = ResidualBlock(
+                    width,
+                    downsample=block == 0,
+                    activation=self.activation,
+                    implementation=self.implementation,
+                )(x)
+        return self.activation(x).reshape(-1)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(act(conv(act(x)))), optionally pooled; a dense map aligns the channels."""
+
+    features: int
+    downsample: bool
+    activation: Callable[[Array], Array]
+    implementation: str
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps [height, width, channels] to [height', width', features]."""
+        y = Conv3x3(self.features, self.implementation)(self.activation(x))
+        y = Conv3x3(self.features, self.implementation)(self.activation(y))
+        if self.downsample:
+            x, y = average_pool(x), average_pool(y)
+        if x.shape[-1] != self.features:
+            x = nn.Dense(self.features)(x)
+        return x + y

@@ -1,0 +1,16 @@
+"""Figures: arrays in, a matplotlib ``Figure`` out; matplotlib is imported when one is made."""
+
+from jbism.plotting._curves import curves
+from jbism.plotting._figure import save
+from jbism.plotting._images import image_grid, image_panels, reconstructions
+from jbism.plotting._planes import density, scatter
+
+__all__ = [
+    "density",
+    "scatter",
+    "image_grid",
+    "image_panels",
+    "reconstructions",
+    "curves",
+    "save",
+]

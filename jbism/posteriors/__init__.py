@@ -1,0 +1,6 @@
+"""Variational posteriors q(h | v; φ) as Flax modules that return a distribution for one v."""
+
+from jbism.posteriors._bernoulli import Bernoulli
+from jbism.posteriors._gaussian import Gaussian
+
+__all__ = ["Bernoulli", "Gaussian"]

@@ -1,0 +1,23 @@
+"""From losses to runs: train state, step builders, the loop, checkpoints, metrics."""
+
+from jbism.training._checkpoint import Checkpointer, CheckpointError
+from jbism.training._loop import DivergenceError, fit
+from jbism.training._state import TrainState, create_state
+from jbism.training._step import bilevel_step, bism_step, train_steps
+from jbism.training._workdir import WorkdirError, open_workdir
+from jbism.training._writer import MetricsWriter
+
+__all__ = [
+    "CheckpointError",
+    "Checkpointer",
+    "DivergenceError",
+    "MetricsWriter",
+    "TrainState",
+    "WorkdirError",
+    "bilevel_step",
+    "bism_step",
+    "create_state",
+    "fit",
+    "open_workdir",
+    "train_steps",
+]

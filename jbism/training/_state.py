@@ -1,0 +1,74 @@
+"""Everything a training run carries from step to step."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jbism import _checks
+from jbism.typing import Array, Key, Params
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["step", "key", "theta", "phi", "theta_opt_state", "phi_opt_state", "ema"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class TrainState:
+    """The state of bi-level training, a pytree.
+
+    Randomness is a function of (key, step) and the data order one of (key, epoch), so this is all
+    that a resumed run needs to continue bit for bit.
+    """
+
+    step: Array  # int32 scalar, upper steps taken
+    key: Key  # base key; step t uses fold_in(key, t)
+    theta: Params  # energy
+    phi: Params  # posterior
+    theta_opt_state: optax.OptState
+    phi_opt_state: optax.OptState
+    ema: Params  # exponential moving average of theta
+
+
+def create_state(
+    key: Key,
+    theta: Params,
+    phi: Params,
+    *,
+    theta_optimizer: optax.GradientTransformation,
+    phi_optimizer: optax.GradientTransformation,
+) -> TrainState:
+    """Returns the state before the first step; the average starts at theta.
+
+    Args:
+      key: base key of the run's randomness.
+      theta: initial parameters of the energy.
+      phi: initial parameters of the posterior.
+      theta_optimizer: optax transformation of the upper level.
+      phi_optimizer: optax transformation of the lower level.
+
+    Raises:
+      TypeError: if a parameter is not floating.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> state = create_state(jax.random.key(0), {"w": jnp.ones(2)}, {"b": jnp.zeros(3)},
+      ...                      theta_optimizer=optax.sgd(0.1), phi_optimizer=optax.sgd(0.1))
+      >>> int(state.step), state.ema["w"].tolist()
+      (0, [1.0, 1.0])
+    """
+    for name, tree in (("theta", theta), ("phi", phi)):
+        for leaf in jax.tree.leaves(tree):
+            _checks.floating(name, leaf)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+        theta=theta,
+        phi=phi,
+        theta_opt_state=theta_optimizer.init(theta),
+        phi_opt_state=phi_optimizer.init(phi),
+        ema=jax.tree.map(jnp.copy, theta),
+    )

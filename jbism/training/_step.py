@@ -1,0 +1,225 @@
+"""Step builders: from losses and optimizers to a function that advances a `TrainState`."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import optax
+
+from jbism import _checks
+from jbism.hypergradients import descend
+from jbism.losses import Objective, bism_loss, bism_lower_loss
+from jbism.training._state import TrainState
+from jbism.typing import Array, Divergence, Energy, Hypergradient, Key, Params, Posterior
+
+Metrics: TypeAlias = dict[str, Array]
+Step: TypeAlias = Callable[[TrainState, Array], tuple[TrainState, Metrics]]
+UpperLoss: TypeAlias = Callable[
+    [Params, Params, optax.OptState, Key, Array], tuple[Array, Metrics]
+]  # (theta, phi, phi_opt_state, key, v) -> loss, metrics
+
+
+def bilevel_step(
+    *,
+    upper_loss: UpperLoss,
+    lower_loss: Callable[[Params, Params, Key, Array], Array],
+    theta_optimizer: optax.GradientTransformation,
+    phi_optimizer: optax.GradientTransformation,
+    num_lower_steps: int,
+    ema_decay: float = 0.999,
+    unroll_lower: int | bool = 1,
+) -> Step:
+    """Builds one step of bi-level learning: K lower steps on φ, then one upper step on θ.
+
+    Args:
+      upper_loss: ``(theta, phi, phi_opt_state, key, v) -> (loss, metrics)``.
+      lower_loss: ``(theta, phi, key, v) -> scalar``.
+      theta_optimizer: optax transformation of the upper level.
+      phi_optimizer: optax transformation of the lower level.
+      num_lower_steps: K >= 0.
+      ema_decay: decay of the moving average of θ, in [0, 1).
+      unroll_lower: iterations of the lower scan written out per loop turn.
+
+    Returns:
+      ``step(state, v) -> (state, metrics)`` with v [batch, *event], not yet jitted. The metrics are
+      scalars: ``loss``, ``grad_norm``, those of the upper loss and, if K > 0, ``lower_loss`` and
+      ``lower_grad_norm`` of the last lower step.
+
+    Raises:
+      ValueError: if num_lower_steps is negative or ema_decay is outside of [0, 1).
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from jbism.training import create_state
+      >>> optimizers = dict(theta_optimizer=optax.sgd(0.1), phi_optimizer=optax.sgd(0.5))
+      >>> step = bilevel_step(
+      ...     upper_loss=lambda theta, phi, _, key, v: (jnp.sum((theta - phi) ** 2), {}),
+      ...     lower_loss=lambda theta, phi, key, v: jnp.mean((v - phi) ** 2),
+      ...     num_lower_steps=1, **optimizers)
+      >>> state = create_state(jax.random.key(0), jnp.zeros(()), jnp.zeros(()), **optimizers)
+      >>> state, metrics = step(state, jnp.ones(4))
+      >>> float(state.phi), float(metrics["loss"])
+      (1.0, 1.0)
+    """
+    _checks.integer("num_lower_steps", num_lower_steps, minimum=0)
+    if not 0.0 <= ema_decay < 1.0:
+        raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay!r}")
+
+    def step(state, v):
+        key_lower, key_upper = jax.random.split(jax.random.fold_in(state.key, state.step))
+        phi, phi_opt_state, descent = descend(
+            lambda theta, phi, key: lower_loss(theta, phi, key, v),
+            state.theta,
+            state.phi,
+            key_lower,
+            num_steps=num_lower_steps,
+            optimizer=phi_optimizer,
+            opt_state=state.phi_opt_state,
+            unroll=unroll_lower,
+        )
+        (loss, upper_metrics), grads = jax.value_and_grad(upper_loss, has_aux=True)(
+            state.theta, phi, phi_opt_state, key_upper, v
+        )
+        updates, theta_opt_state = theta_optimizer.update(
+            grads, state.theta_opt_state, state.theta
+        )
+        theta = optax.apply_updates(state.theta, updates)
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **upper_metrics}
+        if num_lower_steps:
+            metrics |= {
+                "lower_loss": descent.losses[-1],
+                "lower_grad_norm": descent.grad_norms[-1],
+            }
+        state = TrainState(
+            step=state.step + 1,
+            key=state.key,
+            theta=theta,
+            phi=phi,
+            theta_opt_state=theta_opt_state,
+            phi_opt_state=phi_opt_state,
+            ema=optax.incremental_update(theta, state.ema, 1.0 - ema_decay),
+        )
+        return state, metrics
+
+    return step
+
+
+def bism_step(
+    *,
+    energy: Energy,
+    posterior: Posterior,
+    objective: Objective,
+    divergence: Divergence,
+    hypergradient: Hypergradient,
+    theta_optimizer: optax.GradientTransformation,
+    phi_optimizer: optax.GradientTransformation,
+    num_lower_steps: int,
+    ema_decay: float = 0.999,
+    unroll_lower: int | bool = 1,
+) -> Step:
+    """Builds one step of bi-level score matching (Bao et al., 2020, Algorithm 1).
+
+    The virtual steps of the hypergradient start from the live state of ``phi_optimizer`` where the
+    strategy's ``optimizer`` is that very object, else from a fresh state of its own.
+
+    Args:
+      energy: see `jbism.losses.bism_loss`.
+      posterior: see `jbism.losses.bism_loss`.
+      objective: see `jbism.losses.bism_loss`.
+      divergence: see `jbism.losses.bism_loss`.
+      hypergradient: see `jbism.losses.bism_loss`.
+      theta_optimizer: see `bilevel_step`.
+      phi_optimizer: see `bilevel_step`.
+      num_lower_steps: see `bilevel_step`.
+      ema_decay: see `bilevel_step`.
+      unroll_lower: see `bilevel_step`.
+
+    Returns:
+      A step as of `bilevel_step`, whose metrics also hold ``score_norm``.
+
+    Raises:
+      ValueError: as `bilevel_step`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, jbism
+      >>> rbm, q = jbism.energies.GaussianRBM(4), jbism.posteriors.Bernoulli(4)
+      >>> adam = optax.adam(1e-3, eps_root=1e-8)
+      >>> step = bism_step(
+      ...     energy=rbm.apply, posterior=q.apply, objective=jbism.losses.SSM(),
+      ...     divergence=jbism.divergences.KL(),
+      ...     hypergradient=jbism.hypergradients.Unroll(2, adam),
+      ...     theta_optimizer=adam, phi_optimizer=adam, num_lower_steps=2)
+      >>> v = jnp.ones((10, 2))
+      >>> theta = rbm.init(jax.random.key(0), v[0], jnp.zeros(4))
+      >>> state = jbism.training.create_state(
+      ...     jax.random.key(1), theta, q.init(jax.random.key(2), v[0]),
+      ...     theta_optimizer=adam, phi_optimizer=adam)
+      >>> state, metrics = jax.jit(step)(state, v)
+      >>> int(state.step), sorted(metrics)
+      (1, ['grad_norm', 'loss', 'lower_grad_norm', 'lower_loss', 'score_norm'])
+    """
+    parts = {
+        "energy": energy,
+        "posterior": posterior,
+        "objective": objective,
+        "divergence": divergence,
+    }
+    live = getattr(hypergradient, "optimizer", None) is phi_optimizer
+
+    def upper_loss(theta, phi, phi_opt_state, key, v):
+        loss, aux = bism_loss(
+            theta,
+            phi,
+            key,
+            v,
+            **parts,
+            hypergradient=hypergradient,
+            opt_state=phi_opt_state if live else None,
+        )
+        return loss, {"score_norm": aux.score_norm}
+
+    def lower_loss(theta, phi, key, v):
+        return bism_lower_loss(theta, phi, key, v, **parts)
+
+    return bilevel_step(
+        upper_loss=upper_loss,
+        lower_loss=lower_loss,
+        theta_optimizer=theta_optimizer,
+        phi_optimizer=phi_optimizer,
+        num_lower_steps=num_lower_steps,
+        ema_decay=ema_decay,
+        unroll_lower=unroll_lower,
+    )
+
+
+def train_steps(
+    step: Step, data: Array
+) -> Callable[[TrainState, Array], tuple[TrainState, Metrics]]:
+    """Compiles many steps into one program over data that stay on the device.
+
+    Args:
+      step: ``(state, v) -> (state, metrics)``.
+      data: the training set, [n, *event].
+
+    Returns:
+      ``run(state, indices) -> (state, metrics)`` with the rows of each step's batch in ``indices``
+      [num_steps, batch], and metrics stacked to [num_steps]. The buffers of the state passed in are
+      donated: use the one returned.
+
+    Raises:
+      ValueError: if data has no leading axis or is empty.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> run = train_steps(lambda state, v: (state + v.sum(), {"sum": v.sum()}), jnp.arange(4.0))
+      >>> state, metrics = run(jnp.zeros(()), jnp.array([[0, 1], [2, 3]]))
+      >>> float(state), metrics["sum"].tolist()
+      (6.0, [1.0, 5.0])
+    """
+    data = _checks.batched("data", data)
+
+    def run(state, indices, data):
+        return jax.lax.scan(lambda state, rows: step(state, data[rows]), state, indices)
+
+    compiled = jax.jit(run, donate_argnums=0)
+    return lambda state, indices: compiled(state, indices, data)

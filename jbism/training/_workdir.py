@@ -1,0 +1,127 @@
+"""The directory of one run, and the configuration that it belongs to."""
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jbism import _checks
+
+CONFIG = "config.json"
+OUTPUTS = ("checkpoints", "metrics.jsonl", "tensorboard")
+
+
+class WorkdirError(RuntimeError):
+    """A directory cannot be used for the run that asks for it."""
+
+
+def open_workdir(
+    path: str | os.PathLike,
+    config: dict[str, Any],
+    *,
+    overwrite: bool,
+    may_differ: Sequence[str] = (),
+) -> pathlib.Path:
+    """Opens the directory of a run, new or to be resumed, and records its configuration.
+
+    A directory belongs to a run if it holds a ``config.json``. It can be resumed with the same
+    configuration only; one that is neither empty nor a run's is never touched.
+
+    Args:
+      path: the directory; created with its parents if absent.
+      config: the configuration, nested dictionaries of JSON values with string keys.
+      overwrite: whether to start anew, whatever the former configuration: the run's
+        checkpoints, metrics and TensorBoard files are removed, other files stay.
+      may_differ: dotted keys (``"eval.every"``), or prefixes of such (``"eval"``), that may
+        differ on resumption; ``config.json`` is then rewritten.
+
+    Returns:
+      The absolute path.
+
+    Raises:
+      WorkdirError: if the directory is not a run's, cannot be written, or holds a run with a
+        different configuration; the message names the differing keys with both values.
+      TypeError: if ``config`` is not a dictionary of JSON values.
+      ValueError: if ``config`` holds NaN or infinity.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     run = open_workdir(f"{folder}/run", {"sigma": 0.05}, overwrite=False)
+      ...     try:
+      ...         open_workdir(run, {"sigma": 0.3}, overwrite=False)
+      ...     except WorkdirError as error:
+      ...         print(error)
+      /.../run: sigma is 0.05 there, 0.3 here
+    """
+    _checks.instance("config", config, dict)
+    try:
+        text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    except TypeError as error:
+        raise TypeError(f"config must hold JSON values only: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"config must hold JSON values only: {error}") from None
+    path = pathlib.Path(path).absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if (path / CONFIG).exists():
+            if overwrite:
+                _remove_outputs(path)
+            else:
+                _check_same(path, json.loads(text), may_differ)
+        elif set(path.iterdir()) - {_temporary(path / CONFIG)}:
+            raise WorkdirError(f"{path}: neither empty nor a run's: it has no {CONFIG}")
+        replace_file(path / CONFIG, text)
+    except OSError as error:
+        raise WorkdirError(f"{path}: cannot be used as a directory to write in: {error}") from error
+    return path
+
+
+def _remove_outputs(path: pathlib.Path) -> None:
+    for name in OUTPUTS:
+        output = path / name
+        if output.is_dir() and not output.is_symlink():
+            shutil.rmtree(output)
+        else:
+            output.unlink(missing_ok=True)
+
+
+def _check_same(path: pathlib.Path, config: dict, may_differ: Sequence[str]) -> None:
+    try:
+        former = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WorkdirError(f"{path}: {CONFIG} is not valid JSON: {error}") from error
+    there, here = dict(_flatten(former)), dict(_flatten(config))
+    differing = [
+        f"{key} is {there.get(key, 'absent')} there, {here.get(key, 'absent')} here"
+        for key in sorted({*there, *here})
+        if there.get(key) != here.get(key)
+        and not any(key == free or key.startswith(f"{free}.") for free in may_differ)
+    ]
+    if differing:
+        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise WorkdirError(f"{path}: {'; '.join(differing[:3])}{more}")
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yields dotted keys and their values as JSON, in which 1, 1.0 and true differ."""
+    if isinstance(value, dict) and value:
+        for key, child in value.items():
+            yield from _flatten(child, f"{prefix}.{key}" if prefix else key)
+    else:
+        yield prefix, json.dumps(value)
+
+
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(path.name + ".tmp")
+
+
+def replace_file(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that at no time a part of the text is seen under its name."""
+    with _temporary(path).open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(_temporary(path), path)

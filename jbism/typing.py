@@ -1,0 +1,98 @@
+"""Type aliases and the protocols that energies, posteriors and distributions follow.
+
+Every callable speaks about ONE example; the library maps it over batches, particles and chains.
+"""
+
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import jax
+
+Array: TypeAlias = jax.Array
+Key: TypeAlias = jax.Array  # a typed key (jax.random.key) or a raw uint32 key
+Params: TypeAlias = Any  # pytree of arrays
+Latent: TypeAlias = Any  # pytree of arrays: one h
+
+
+class Energy(Protocol):
+    """E(v, h; θ) of one visible v and one latent h; log p(v, h) = -E(v, h) - log Z."""
+
+    def __call__(self, theta: Params, v: Array, h: Latent, /) -> Array:
+        """Returns the scalar energy."""
+        ...
+
+
+@runtime_checkable
+class Distribution(Protocol):
+    """A distribution of one latent, itself a pytree.
+
+    Two optional class attributes steer checks: ``discrete`` (default False) says that h has no
+    ∇_h log q(h), and ``reparameterized`` (default True) says that ``sample`` carries derivatives.
+    """
+
+    def sample(self, key: Key) -> Latent:
+        """Draws one h."""
+        ...
+
+    def sample_and_log_prob(self, key: Key) -> tuple[Latent, Array]:
+        """Draws one h and returns it with its scalar log-probability."""
+        ...
+
+    def log_prob(self, h: Latent) -> Array:
+        """Returns the scalar log-probability of one h."""
+        ...
+
+    @property
+    def mean(self) -> Latent:
+        """The expectation of h."""
+        ...
+
+
+class Posterior(Protocol):
+    """q(h | v; φ) of one visible v."""
+
+    def __call__(self, phi: Params, v: Array, /) -> Distribution:
+        """Returns the distribution of h given v."""
+        ...
+
+
+class LowerLoss(Protocol):
+    """A lower-level loss G(θ, φ) whose remaining randomness is fixed by ``key``."""
+
+    def __call__(self, theta: Params, phi: Params, key: Key, /) -> Array:
+        """Returns the scalar loss."""
+        ...
+
+
+class Divergence(Protocol):
+    """A lower-level divergence between q(h | v; φ) and p(h | v; θ) for one v."""
+
+    def __call__(
+        self,
+        theta: Params,
+        phi: Params,
+        key: Key,
+        v: Array,
+        /,
+        *,
+        energy: Energy,
+        posterior: Posterior,
+    ) -> Array:
+        """Returns the scalar divergence, up to a constant of φ."""
+        ...
+
+
+class Hypergradient(Protocol):
+    """A strategy that turns φ⁰ into φ_N(θ); strategies differ in its derivative alone."""
+
+    def __call__(
+        self,
+        lower_loss: LowerLoss,
+        theta: Params,
+        phi: Params,
+        key: Key,
+        /,
+        *,
+        opt_state: Any = None,
+    ) -> tuple[Params, Any]:
+        """Returns φ_N and what the virtual steps saw."""
+        ...
