@@ -4,7 +4,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from jbism.training import CheckpointError, DivergenceError, WorkdirError
 
@@ -16,6 +16,8 @@ def run(main: Callable[[], None]) -> None:
     """Runs ``main``; an expected error becomes one line on stderr and exit code 1."""
 
     def guarded(argv: Sequence[str]) -> None:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
         if len(argv) > 1:
             _fail(f"unexpected argument {argv[1]!r}; options start with --")
         try:

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-import jbism
 from experiments.configs import base
 from jbism import data, divergences, energies, hypergradients, losses, networks, posteriors
 from jbism.training import TrainState, bism_step, create_state
@@ -42,6 +41,7 @@ class Experiment:
 
     config: ConfigDict
     key: jax.Array  # base key of training
+    report_key: jax.Array  # of the samples and estimates made at its end
     dataset: data.Dataset
     energy: Any  # Flax module
     posterior: Any  # Flax module
@@ -91,8 +91,8 @@ def build(config: ConfigDict) -> Experiment:
     validate(config)
     keys = dict(
         zip(
-            ("data", "theta", "phi", "train", "check"),
-            jax.random.split(jax.random.key(config.seed), 5),
+            ("data", "theta", "phi", "train", "check", "report"),
+            jax.random.split(jax.random.key(config.seed), 6),
             strict=True,
         )
     )
@@ -129,7 +129,15 @@ def build(config: ConfigDict) -> Experiment:
         phi_optimizer=phi_optimizer,
     )
     return Experiment(
-        config, keys["train"], dataset, energy, posterior, num_latents, step, state
+        config=config,
+        key=keys["train"],
+        report_key=keys["report"],
+        dataset=dataset,
+        energy=energy,
+        posterior=posterior,
+        num_latents=num_latents,
+        step=step,
+        initial_state=state,
     )
 
 
@@ -213,13 +221,10 @@ def _optimizer(section, path):
 
 
 def _hypergradient(section, phi_optimizer):
-    if section.name != "unroll":
-        return _choose(
-            section,
-            {"first_order": hypergradients.FirstOrder, "unroll": hypergradients.Unroll},
-            "config.hypergradient",
-        )
-    options = dict(section.unroll)
+    registry = {"unroll": hypergradients.Unroll, "first_order": hypergradients.FirstOrder}
+    make, options = _pick(section, registry, "config.hypergradient")
+    if section.name == "first_order":
+        return make(**options)
     rate = options.pop("sgd_rate")
     kind = options.pop("optimizer")
     if kind not in ("live", "sgd"):
@@ -227,4 +232,4 @@ def _hypergradient(section, phi_optimizer):
             f"config.hypergradient.unroll.optimizer must be 'live' or 'sgd', got {kind!r}"
         )
     optimizer = phi_optimizer if kind == "live" else optax.sgd(rate)
-    return jbism.hypergradients.Unroll(optimizer=optimizer, **options)
+    return make(optimizer=optimizer, **options)

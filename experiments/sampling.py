@@ -79,21 +79,23 @@ def _langevin(experiment, theta, phi, key, num_samples, progress):
         cool_steps=section.cool_steps,
         hot=section.hot,
     )
-    shared = {"energy": energy, "step_size": section.step_size}
-    visible = jax.jit(partial(samplers.langevin_visible, **shared))
-    joint = jax.jit(partial(samplers.langevin_joint, **shared))
+    visible = jax.jit(
+        partial(samplers.langevin_visible, energy=energy, step_size=section.step_size)
+    )
+    step_sizes = (section.step_size, section.latent_step_size)
+    joint = jax.jit(partial(samplers.langevin_joint, energy=energy, step_size=step_sizes))
     dataset = experiment.dataset
     shape = (num_samples, *dataset.event_shape)
     noise = 0.5 + jax.random.normal(key_start, shape)
 
     def denoised(v, h):
-        sigma = experiment.config.objective.mdsm.sigma0
-        if experiment.config.objective.name != "mdsm":
+        objective = experiment.config.objective
+        if objective.name != "mdsm":
             return v
-        step = lambda v, h: samplers.denoise(
-            v, energy=lambda v: energy(theta, v, h), sigma=sigma
-        )
-        return jax.vmap(step)(v, h)
+        sigma = objective.mdsm.sigma0
+        return jax.vmap(
+            lambda v, h: samplers.denoise(v, energy=lambda v: energy(theta, v, h), sigma=sigma)
+        )(v, h)
 
     def run_visible(chain_key, v, h, title):
         for start, length in _chunks(len(schedule), title, progress):

@@ -58,7 +58,7 @@ def main() -> None:
                 progress=_PROGRESS.value,
             )
     report.write_curves(workdir)
-    key_samples, key_evaluation = jax.random.split(jax.random.fold_in(experiment.key, -1))
+    key_samples, key_evaluation = jax.random.split(experiment.report_key)
     figures = report.write_samples(
         experiment, state, workdir, key=key_samples, progress=_PROGRESS.value
     )

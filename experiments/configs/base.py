@@ -105,6 +105,7 @@ def get_config() -> ConfigDict:
                 "gibbs": {"num_steps": 1_000},
                 "langevin": {
                     "step_size": 0.02,
+                    "latent_step_size": 0.02,
                     "hot": 100.0,
                     "hot_steps": 500,
                     "annealed_steps": 2_000,

@@ -9,8 +9,8 @@ def get_config():
     config.name = "digits_deep"
     config.data.name = "digits"
     config.energy.name = "deep_eblvm"
-    config.energy.deep_eblvm.num_latents = 16
-    config.energy.deep_eblvm.num_features = 128
+    config.energy.deep_eblvm.num_latents = 32
+    config.energy.deep_eblvm.num_features = 64
     config.energy.deep_eblvm.trunk.name = "mlp"
     config.energy.deep_eblvm.trunk.mlp.features = (512, 512, 512)
     config.energy.deep_eblvm.trunk.mlp.residual = True
@@ -32,6 +32,7 @@ def get_config():
     config.log.log_every = 50
     config.log.checkpoint_every = 1_000
     config.sampling.name = "langevin"
+    config.sampling.langevin.latent_step_size = 0.1
     config.evaluation.use_ema = True
     config.evaluation.num_examples = 200
     return config

@@ -63,12 +63,14 @@ def create_state(
     for name, tree in (("theta", theta), ("phi", phi)):
         for leaf in jax.tree.leaves(tree):
             _checks.floating(name, leaf)
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         key=key,
         theta=theta,
         phi=phi,
         theta_opt_state=theta_optimizer.init(theta),
         phi_opt_state=phi_optimizer.init(phi),
-        ema=jax.tree.map(jnp.copy, theta),
+        ema=theta,
     )
+    # Training donates the state's buffers: each has to be its own, and none the caller's.
+    return jax.tree.map(jnp.copy, state)

@@ -1,0 +1,179 @@
+"""Langevin dynamics of energies E(v, h; θ): of both, of one given the other, of missing parts."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jbism import _checks
+from jbism.samplers._langevin import run_langevin
+from jbism.typing import Array, Energy, Key, Latent, Params
+
+
+def langevin_joint(
+    key: Key,
+    theta: Params,
+    v: Array,
+    h: Latent,
+    temperatures: Array,
+    *,
+    energy: Energy,
+    step_size: Any,
+    start: int | Array = 0,
+    shared_noise: bool = False,
+) -> tuple[Array, Latent]:
+    """Samples (v, h) together by `langevin`, which documents what is not documented here.
+
+    Args:
+      key: the same key in every piece of a run.
+      theta: parameters of the energy.
+      v: [chains, *event].
+      h: a pytree of floating arrays, each [chains, ...].
+      temperatures: [steps].
+      energy: ``(theta, v, h) -> scalar`` of ONE v and ONE h.
+      step_size: η > 0, or a pair of them for v and h.
+      start: steps of the run taken before.
+      shared_noise: one noise for all chains.
+
+    Returns:
+      v and h after the last step.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> energy = lambda theta, v, h: 0.5 * theta * jnp.sum((v - h) ** 2)
+      >>> v, h = langevin_joint(jax.random.key(0), 1.0, jnp.ones((1, 1)), jnp.zeros((1, 1)),
+      ...                       jnp.zeros(1), energy=energy, step_size=1.0)
+      >>> v.tolist(), h.tolist()
+      ([[0.5]], [[0.5]])
+    """
+    options = {"step_size": step_size, "start": start, "shared_noise": shared_noise}
+    gradient = _gradient(theta, energy, (1, 2))
+    return run_langevin(key, (v, h), temperatures, gradient=lambda x: gradient(*x), **options)
+
+
+def langevin_visible(
+    key: Key,
+    theta: Params,
+    v: Array,
+    h: Latent,
+    temperatures: Array,
+    *,
+    energy: Energy,
+    step_size: Any,
+    start: int | Array = 0,
+    shared_noise: bool = False,
+) -> Array:
+    """Samples v given h, one h a chain; arguments as in `langevin_joint`.
+
+    Returns:
+      v after the last step.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> energy = lambda theta, v, h: 0.5 * theta * jnp.sum((v - h) ** 2)
+      >>> langevin_visible(jax.random.key(0), 1.0, jnp.ones((1, 1)), jnp.zeros((1, 1)),
+      ...                  jnp.zeros(1), energy=energy, step_size=1.0).tolist()
+      [[0.5]]
+    """
+    options = {"step_size": step_size, "start": start, "shared_noise": shared_noise}
+    gradient = _gradient(theta, energy, 1)
+    return run_langevin(key, v, temperatures, gradient=lambda v: gradient(v, h), **options)
+
+
+def langevin_hidden(
+    key: Key,
+    theta: Params,
+    v: Array,
+    h: Latent,
+    temperatures: Array,
+    *,
+    energy: Energy,
+    step_size: Any,
+    start: int | Array = 0,
+    shared_noise: bool = False,
+) -> Latent:
+    """Samples h given v, one v a chain; arguments as in `langevin_joint`.
+
+    Returns:
+      h after the last step.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> energy = lambda theta, v, h: 0.5 * theta * jnp.sum((v - h) ** 2)
+      >>> langevin_hidden(jax.random.key(0), 1.0, jnp.ones((1, 1)), jnp.zeros((1, 1)),
+      ...                 jnp.zeros(1), energy=energy, step_size=1.0).tolist()
+      [[0.5]]
+    """
+    options = {"step_size": step_size, "start": start, "shared_noise": shared_noise}
+    gradient = _gradient(theta, energy, 2)
+    return run_langevin(key, h, temperatures, gradient=lambda h: gradient(v, h), **options)
+
+
+def langevin_inpaint(
+    key: Key,
+    theta: Params,
+    v: Array,
+    h: Latent,
+    missing: Array,
+    temperatures: Array,
+    *,
+    energy: Energy,
+    step_size: Any,
+    start: int | Array = 0,
+    shared_noise: bool = False,
+) -> tuple[Array, Latent]:
+    """Samples the missing entries of v, and h, given the other entries of v.
+
+    Args:
+      key: as in `langevin_joint`, and so are theta, h, temperatures and the options.
+      theta: parameters of the energy.
+      v: [chains, *event]; its missing entries are where the chains start.
+      h: a pytree of floating arrays, each [chains, ...].
+      missing: booleans of the shape of v; True where v is to be sampled.
+      temperatures: [steps].
+      energy: ``(theta, v, h) -> scalar`` of ONE v and ONE h.
+      step_size: η > 0, or a pair of them for v and h.
+      start: steps of the run taken before.
+      shared_noise: one noise for all chains.
+
+    Returns:
+      v, equal to its start where it was not missing, and h after the last step.
+
+    Raises:
+      ValueError: if missing has not the shape of v, and as `langevin`.
+      TypeError: if missing is not boolean.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> energy = lambda theta, v, h: 0.5 * theta * jnp.sum((v - h) ** 2)
+      >>> v, h = langevin_inpaint(jax.random.key(0), 1.0, jnp.ones((1, 2)), jnp.zeros((1, 2)),
+      ...                         jnp.array([[True, False]]), jnp.zeros(1),
+      ...                         energy=energy, step_size=1.0)
+      >>> v.tolist(), h.tolist()
+      ([[0.5, 1.0]], [[0.5, 0.5]])
+    """
+    missing = jnp.asarray(missing)
+    _checks.same_shape("missing", missing, "v", v)
+    if missing.dtype != bool:
+        raise TypeError(f"missing must be boolean, got dtype {missing.dtype}")
+    options = {"step_size": step_size, "start": start, "shared_noise": shared_noise}
+    gradient = _gradient(theta, energy, (1, 2))
+
+    # The observed entries of the chain wander, but nothing ever sees them.
+    def observed(x):
+        return jnp.where(missing, x, v)
+
+    x, h = run_langevin(
+        key, (v, h), temperatures, gradient=lambda x: gradient(observed(x[0]), x[1]), **options
+    )
+    return observed(x), h
+
+
+def _gradient(theta, energy, argnums):
+    """The gradient of the energy for all chains together, ``(v, h) -> gradient``."""
+
+    def scalar_energy(theta, v, h):
+        return _checks.scalar("energy(theta, v, h)", energy(theta, v, h))
+
+    gradient = jax.vmap(jax.grad(scalar_energy, argnums), in_axes=(None, 0, 0))
+    return lambda v, h: gradient(theta, v, h)
