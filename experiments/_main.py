@@ -27,11 +27,28 @@ def run(main: Callable[[], None]) -> None:
         except _EXPECTED as error:
             if _TRACEBACK.value:
                 traceback.print_exc()
-            _fail(" ".join(str(error).split()))
+            _fail(str(error))
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv):
+    """Parses the flags, which runs the config file and may raise whatever that raises."""
+    try:
+        return flags.FLAGS(argv)
+    except Exception as error:
+        if "--traceback" in argv:
+            traceback.print_exc()
+        if isinstance(error, flags.Error):
+            # An error within a config file comes with its traceback, the error itself last.
+            lines = str(error).strip().splitlines()
+            _fail(lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}")
+        while error.args and isinstance(error.args[0], Exception):
+            error = error.args[0]  # ml_collections wraps a KeyError in an AttributeError
+        reason = error.args[0] if isinstance(error, KeyError) else error
+        _fail(f"--config: {type(error).__name__}: {reason}")
 
 
 def _fail(message):
-    print(f"error: {message}", file=sys.stderr)
+    print("error:", *message.split(), file=sys.stderr)
     sys.exit(1)

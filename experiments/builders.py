@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ import optax
 from ml_collections import ConfigDict
 
 from experiments.configs import base
+from experiments.validation import ConfigError, naming, validate
 from jbism import data, divergences, energies, hypergradients, losses, networks, posteriors
 from jbism.training import TrainState, bism_step, create_state
 
@@ -31,10 +33,6 @@ _DIVERGENCES = {
 }
 
 
-class ConfigError(ValueError):
-    """A config key or value that cannot be used."""
-
-
 @dataclass(frozen=True)
 class Experiment:
     """All that a config names, built."""
@@ -43,6 +41,7 @@ class Experiment:
     key: jax.Array  # base key of training
     report_key: jax.Array  # of the samples and estimates made at its end
     dataset: data.Dataset
+    order: data.BatchOrder
     energy: Any  # Flax module
     posterior: Any  # Flax module
     num_latents: int
@@ -55,38 +54,27 @@ class Experiment:
 
 
 def load_config(values: Mapping[str, Any]) -> ConfigDict:
-    """Returns the values of a stored config, checked against the known keys."""
-    validate(ConfigDict(values))
+    """Returns the config of stored values, each of the type of its default.
+
+    Raises:
+      ConfigError: if a key is unknown or missing, or a value cannot be used.
+    """
+    with naming("config"):
+        given = ConfigDict(values)
+    validate(given)
     config = base.get_config()
-    config.update(values)
+    with naming("config"):
+        config.update(values)
     return config
-
-
-def validate(config: ConfigDict) -> None:
-    """Raises `ConfigError` if a key is unknown or missing."""
-    _compare(config.to_dict(), base.get_config().to_dict(), "config")
-
-
-def _compare(given, known, path):
-    for key in given:
-        if key not in known:
-            raise ConfigError(f"{path}.{key} is not a known config key; known: {sorted(known)}")
-    for key, value in known.items():
-        if key not in given:
-            raise ConfigError(f"{path}.{key} is missing from the config")
-        if isinstance(value, dict):
-            if not isinstance(given[key], dict):
-                raise ConfigError(f"{path}.{key} must be a section, got {given[key]!r}")
-            _compare(given[key], value, f"{path}.{key}")
 
 
 def build(config: ConfigDict) -> Experiment:
     """Builds the data, the model, the step and the initial state.
 
     Raises:
-      ConfigError: if a key is unknown or missing, or a value cannot be used.
+      ConfigError: if a key is unknown or missing, a value cannot be used, or the parts do not fit
+        together.
       FileNotFoundError: if a data file is missing.
-      ValueError: if the parts do not fit together.
     """
     validate(config)
     keys = dict(
@@ -102,25 +90,30 @@ def build(config: ConfigDict) -> Experiment:
     divergence = _choose(config.divergence, _DIVERGENCES, "config.divergence")
     theta_optimizer = _optimizer(config.theta_optimizer, "config.theta_optimizer")
     phi_optimizer = _optimizer(config.phi_optimizer, "config.phi_optimizer")
-    step = bism_step(
-        energy=energy.apply,
-        posterior=posterior.apply,
-        objective=_choose(config.objective, _OBJECTIVES, "config.objective"),
-        divergence=divergence,
-        hypergradient=_hypergradient(config.hypergradient, phi_optimizer),
-        theta_optimizer=theta_optimizer,
-        phi_optimizer=phi_optimizer,
-        num_lower_steps=config.train.num_lower_steps,
-        ema_decay=config.train.ema_decay,
-        unroll_lower=config.train.unroll_lower or True,
-    )
-    v = jnp.asarray(dataset.train[0])
-    theta = jax.jit(energy.init)(keys["theta"], v, jnp.zeros(num_latents))
-    phi = jax.jit(posterior.init)(keys["phi"], v)
-    if isinstance(divergence, divergences.MeanFieldKL):
-        divergence.validate(
-            theta, phi, keys["check"], v, energy=energy.apply, posterior=posterior.apply
+    with naming("config.train"):
+        order = data.BatchOrder(keys["train"], len(dataset.train), config.train.batch_size)
+        step = bism_step(
+            energy=energy.apply,
+            posterior=posterior.apply,
+            objective=_choose(config.objective, _OBJECTIVES, "config.objective"),
+            divergence=divergence,
+            hypergradient=_hypergradient(config.hypergradient, phi_optimizer),
+            theta_optimizer=theta_optimizer,
+            phi_optimizer=phi_optimizer,
+            num_lower_steps=config.train.num_lower_steps,
+            ema_decay=config.train.ema_decay,
+            unroll_lower=config.train.unroll_lower or True,
         )
+    v = jnp.asarray(dataset.train[0])
+    with naming(f"config.energy.{config.energy.name}"):
+        theta = jax.jit(energy.init)(keys["theta"], v, jnp.zeros(num_latents))
+    with naming(f"config.posterior.{config.posterior.name}"):
+        phi = jax.jit(posterior.init)(keys["phi"], v)
+    with naming(f"config.divergence.{config.divergence.name}"):
+        parts = {"energy": energy.apply, "posterior": posterior.apply}
+        jax.eval_shape(partial(divergence, **parts), theta, phi, keys["check"], v)
+        if isinstance(divergence, divergences.MeanFieldKL):
+            divergence.validate(theta, phi, keys["check"], v, **parts)
     state = create_state(
         keys["train"],
         theta,
@@ -133,6 +126,7 @@ def build(config: ConfigDict) -> Experiment:
         key=keys["train"],
         report_key=keys["report"],
         dataset=dataset,
+        order=order,
         energy=energy,
         posterior=posterior,
         num_latents=num_latents,
@@ -150,10 +144,8 @@ def _pick(section, registry, path):
 
 def _choose(section, registry, path):
     make, options = _pick(section, registry, path)
-    try:
+    with naming(f"{path}.{section.name}"):
         return make(**options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}.{section.name}: {error}") from error
 
 
 def _dataset(config, key):
@@ -162,7 +154,8 @@ def _dataset(config, key):
     directory = config.data.dir or None
     if name == "freyface" and directory is None:
         raise ConfigError("config.data.dir must name the folder that holds Frey face")
-    return data.load(name, key=key, data_dir=directory, **config.data[section])
+    with naming("config.data"):
+        return data.load(name, key=key, data_dir=directory, **config.data[section])
 
 
 def _energy(section):
@@ -171,7 +164,8 @@ def _energy(section):
         trunk = _trunk(options.pop("trunk"), "config.energy.deep_eblvm.trunk")
         if trunk is None:
             raise ConfigError("config.energy.deep_eblvm.trunk.name must not be 'none'")
-        return energies.DeepEBLVM(trunk=trunk, **options), options["num_latents"]
+        with naming("config.energy.deep_eblvm"):
+            return energies.DeepEBLVM(trunk=trunk, **options), options["num_latents"]
     energy = _choose(section, _ENERGIES, "config.energy")
     return energy, energy.num_hidden
 
@@ -179,7 +173,8 @@ def _energy(section):
 def _posterior(section, num_latents):
     make, options = _pick(section, _POSTERIORS, "config.posterior")
     trunk = _trunk(options.pop("trunk"), f"config.posterior.{section.name}.trunk")
-    return make(num_latents=num_latents, trunk=trunk, **options)
+    with naming(f"config.posterior.{section.name}"):
+        return make(num_latents=num_latents, trunk=trunk, **options)
 
 
 def _trunk(section, path):
@@ -194,7 +189,8 @@ def _trunk(section, path):
     options["activation"] = _ACTIVATIONS[options["activation"]]
     if "features" in options:
         options["features"] = tuple(options["features"])
-    return make(**options)
+    with naming(f"{path}.{section.name}"):
+        return make(**options)
 
 
 def _optimizer(section, path):
@@ -231,5 +227,8 @@ def _hypergradient(section, phi_optimizer):
         raise ConfigError(
             f"config.hypergradient.unroll.optimizer must be 'live' or 'sgd', got {kind!r}"
         )
+    if not rate > 0:
+        raise ConfigError(f"config.hypergradient.unroll.sgd_rate must be > 0, got {rate}")
     optimizer = phi_optimizer if kind == "live" else optax.sgd(rate)
-    return make(optimizer=optimizer, **options)
+    with naming("config.hypergradient.unroll"):
+        return make(optimizer=optimizer, **options)

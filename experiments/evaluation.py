@@ -49,12 +49,14 @@ def _rbm_log_likelihood(experiment, theta, v, key):
             "log_likelihood": -mean_free_energy - log_partition,
             "log_likelihood_method": "exact, log Z by enumeration",
         }
-    result = likelihood.ais_gaussian_rbm(
-        key,
-        **experiment.energy.apply(theta, method="parameters"),
-        num_chains=settings.ais_chains,
-        num_temperatures=settings.ais_temperatures,
-    )
+    result = jax.jit(
+        lambda key: likelihood.ais_gaussian_rbm(
+            key,
+            **apply(theta, method="arrays"),
+            num_chains=settings.ais_chains,
+            num_temperatures=settings.ais_temperatures,
+        )
+    )(key)
     return {
         "log_likelihood": -mean_free_energy - result.log_partition,
         "log_likelihood_method": _ais_name(settings),
@@ -68,14 +70,16 @@ def _deep_log_likelihood(experiment, theta, phi, v, key):
     key_ais, key_bound = jax.random.split(key)
     train = jnp.asarray(experiment.dataset.train)
     latents = jax.vmap(lambda v: posterior(phi, v).mean)(train[:1000])
-    result = likelihood.ais_hmc(
-        key_ais,
-        energy=lambda x: energy(theta, *x),
-        base_mean=(train.mean(0), latents.mean(0)),
-        base_scale=(train.std(0) + 0.1, latents.std(0) + 1.0),
-        num_chains=settings.ais_chains,
-        num_temperatures=settings.ais_temperatures,
-    )
+    result, acceptance = jax.jit(
+        lambda key: likelihood.ais_hmc(
+            key,
+            energy=lambda x: energy(theta, *x),
+            base_mean=(train.mean(0), latents.mean(0)),
+            base_scale=(train.std(0) + 0.1, latents.std(0) + 1.0),
+            num_chains=settings.ais_chains,
+            num_temperatures=settings.ais_temperatures,
+        )
+    )(key_ais)
     num = settings.importance_samples
 
     def bound(example_key, v):
@@ -92,6 +96,7 @@ def _deep_log_likelihood(experiment, theta, phi, v, key):
         "log_likelihood": jnp.mean(bounds) - result.log_partition,
         "log_likelihood_method": f"{_ais_name(settings)}; log p̃(v) by {num} samples of q",
         **_ais_quality(result),
+        "ais_acceptance": acceptance,
     }
 
 

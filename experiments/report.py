@@ -1,6 +1,7 @@
 """Pictures and figures of a trained model, written to its work directory."""
 
 import json
+import math
 import pathlib
 from functools import partial
 from typing import Any
@@ -15,7 +16,13 @@ from jbism import likelihood, plotting
 from jbism.training import TrainState
 
 _MAX_IMAGES = 64
-_UNIT_MARGIN = (-0.25, 1.25, -0.25, 1.25)
+_FILES = ("curves.png", "samples.png", "samples.npz", "reconstructions.png", "evaluation.json")
+
+
+def remove(workdir: pathlib.Path) -> None:
+    """Removes the report of a former run."""
+    for name in _FILES:
+        (workdir / name).unlink(missing_ok=True)
 
 
 def write_samples(
@@ -72,10 +79,22 @@ def _write_plane(experiment, theta, panels, workdir):
         float(x)
         for x in (low[0] - margin[0], high[0] + margin[0], low[1] - margin[1], high[1] + margin[1])
     )
-    figure = Figure(figsize=(4.2 * (len(panels) + 1), 4.4), layout="constrained")
-    axes = figure.subplots(1, len(panels) + 1)
+    log_likelihood = _log_likelihood(experiment, theta)
+    num_axes = len(panels) + (log_likelihood is not None)
+    figure = Figure(figsize=(4.2 * num_axes, 4.4), layout="constrained")
+    axes = figure.subplots(1, num_axes)
     for ax, (title, points) in zip(axes, panels.items(), strict=False):
         plotting.scatter(points, bounds=bounds, title=title, axes=ax)
+    if log_likelihood is not None:
+        plotting.density(log_likelihood, bounds=bounds, title="model density", axes=axes[-1])
+    plotting.save(figure, workdir / "samples.png")
+
+
+def _log_likelihood(experiment, theta):
+    """Returns log p(v) of points [n, 2]; None where log Z cannot be had by enumeration."""
+    most = experiment.config.evaluation.exact_max_latents
+    if not hasattr(experiment.energy, "free_energy") or experiment.num_latents > most:
+        return None
     apply = experiment.energy.apply
     log_likelihood = jax.jit(
         partial(
@@ -85,13 +104,7 @@ def _write_plane(experiment, theta, panels, workdir):
             num_latents=experiment.num_latents,
         )
     )
-    plotting.density(
-        lambda points: log_likelihood(jnp.asarray(points)),
-        bounds=bounds,
-        title="model density",
-        axes=axes[-1],
-    )
-    plotting.save(figure, workdir / "samples.png")
+    return lambda points: log_likelihood(jnp.asarray(points))
 
 
 def write_curves(workdir: pathlib.Path) -> None:
@@ -108,7 +121,14 @@ def write_curves(workdir: pathlib.Path) -> None:
 
 
 def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
-    """Writes a JSON file."""
+    """Writes a JSON file.
+
+    Raises:
+      ValueError: if a value is NaN or infinite.
+    """
+    for name, x in values.items():
+        if isinstance(x, float) and not math.isfinite(x):
+            raise ValueError(f"evaluation: {name} is {x}; the model cannot be evaluated")
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -1,13 +1,17 @@
 """A trained model, read back from its work directory."""
 
 import json
+import os
 import pathlib
 
 from experiments.builders import Experiment, build, load_config
+from experiments.validation import ConfigError
 from jbism.training import Checkpointer, TrainState, WorkdirError
 
 
-def restore(workdir: str, step: int | None = None, data_dir: str = "") -> tuple[Experiment, TrainState]:
+def restore(
+    workdir: str, step: int | None = None, data_dir: str = ""
+) -> tuple[Experiment, TrainState]:
     """Builds the experiment of a work directory and restores its state.
 
     Args:
@@ -24,15 +28,25 @@ def restore(workdir: str, step: int | None = None, data_dir: str = "") -> tuple[
         raise WorkdirError(f"{path}: not the work directory of a run: it has no config.json")
     try:
         values = json.loads((path / "config.json").read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise WorkdirError(f"{path}/config.json: not valid JSON: {error}") from error
-    config = load_config(values)
+    try:
+        config = load_config(values)
+    except ConfigError as error:
+        raise WorkdirError(f"{path}/config.json: {error}") from error
     if data_dir:
         config.data.dir = data_dir
     experiment = build(config)
-    if not (path / "checkpoints").is_dir():
+    if latest_step(path) is None:
         raise WorkdirError(f"{path}: no checkpoint yet; run experiments.train first")
     with Checkpointer(path / "checkpoints") as saved:
-        if saved.latest_step() is None:
-            raise WorkdirError(f"{path}: no checkpoint yet; run experiments.train first")
         return experiment, saved.restore(experiment.initial_state, step)
+
+
+def latest_step(workdir: str | os.PathLike) -> int | None:
+    """Returns the step of a work directory's latest checkpoint; None without any, or no run."""
+    path = pathlib.Path(workdir)
+    if not (path / "config.json").is_file() or not (path / "checkpoints").is_dir():
+        return None
+    with Checkpointer(path / "checkpoints") as saved:
+        return saved.latest_step()

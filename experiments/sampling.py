@@ -97,7 +97,7 @@ def _langevin(experiment, theta, phi, key, num_samples, progress):
             lambda v, h: samplers.denoise(v, energy=lambda v: energy(theta, v, h), sigma=sigma)
         )(v, h)
 
-    def run_visible(chain_key, v, h, title):
+    def run_visible(chain_key, v, h, schedule, title):
         for start, length in _chunks(len(schedule), title, progress):
             temperatures = schedule[start : start + length]
             v = visible(chain_key, theta, v, h, temperatures, start=start)
@@ -107,7 +107,7 @@ def _langevin(experiment, theta, phi, key, num_samples, progress):
     h = jax.vmap(lambda k, v: posterior.apply(phi, v).sample(k))(
         jax.random.split(key_q, len(train)), train
     )
-    via_q = run_visible(key_via, noise[: len(train)], h, "Langevin v | h, h ~ q")
+    via_q = run_visible(key_via, noise[: len(train)], h, schedule, "Langevin v | h, h ~ q")
 
     v_joint = noise
     h_joint = jax.random.normal(key_h, (num_samples, experiment.num_latents))
@@ -117,7 +117,15 @@ def _langevin(experiment, theta, phi, key, num_samples, progress):
 
     originals = jnp.asarray(dataset.test[:num_samples])
     latents = jax.vmap(lambda v: posterior.apply(phi, v).mean)(originals)
-    reconstructions = run_visible(key_rec, noise[: len(originals)], latents, "reconstruction")
+    mean_image = jnp.broadcast_to(jnp.asarray(dataset.train.mean(0))[None], originals.shape)
+    tempered = samplers.annealing_schedule(
+        hot_steps=section.reconstruction_steps,
+        annealed_steps=0,
+        cool_steps=section.cool_steps,
+        hot=1.0,
+    )
+    # At temperature 1 from an image that knows nothing of v: p(v | h) itself, h the mean of q.
+    reconstructions = run_visible(key_rec, mean_image, latents, tempered, "reconstruction")
     panels = {
         "v | h with h from q of training data": via_q,
         "joint samples (v, h)": denoised(v_joint, h_joint),

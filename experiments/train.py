@@ -13,13 +13,22 @@ from ml_collections import config_flags
 
 from experiments import _main, evaluation, report
 from experiments.builders import build
-from jbism.data import BatchOrder
-from jbism.training import Checkpointer, MetricsWriter, fit, open_workdir, train_steps
+from experiments.restore import latest_step
+from jbism.training import (
+    Checkpointer,
+    MetricsWriter,
+    WorkdirError,
+    fit,
+    open_workdir,
+    train_steps,
+)
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, such as experiments/configs/digits_deep.py."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of this run; made if absent.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of this run; made if absent.", required=True
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start over, removing the run's outputs.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
 
@@ -31,14 +40,20 @@ _MAY_DIFFER = ("data.dir", "train.num_steps", "log", "sampling", "evaluation")
 def main() -> None:
     config = _CONFIG.value
     experiment = build(config)
+    done = None if _OVERWRITE.value else latest_step(_WORKDIR.value)
+    if done is not None and done > config.train.num_steps:
+        raise WorkdirError(
+            f"config.train.num_steps is {config.train.num_steps}, but the run in "
+            f"{_WORKDIR.value} has done {done} steps"
+        )
     workdir = open_workdir(
         _WORKDIR.value,
         json.loads(config.to_json()),
         overwrite=_OVERWRITE.value,
         may_differ=_MAY_DIFFER,
     )
-    data = experiment.dataset.train
-    order = BatchOrder(experiment.key, len(data), config.train.batch_size)
+    if _OVERWRITE.value:
+        report.remove(workdir)
     with Checkpointer(workdir / "checkpoints", max_to_keep=config.log.max_checkpoints) as saved:
         state, resumed = experiment.initial_state, saved.latest_step()
         if resumed is not None:
@@ -47,8 +62,8 @@ def main() -> None:
         with MetricsWriter(workdir, resume_step=resumed) as writer:
             state = fit(
                 state,
-                train_steps(experiment.step, data),
-                order,
+                train_steps(experiment.step, experiment.dataset.train),
+                experiment.order,
                 num_steps=config.train.num_steps,
                 steps_per_call=config.train.steps_per_call,
                 log_every=config.log.log_every,

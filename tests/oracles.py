@@ -29,14 +29,14 @@ def perturbed(key, tree, scale):
 def gaussian_rbm(key, dim_v, num_hidden, *, scale=0.5):
     """A GRBM all of whose parameters, σ included, are away from their initial values."""
     model = energies.GaussianRBM(num_hidden=num_hidden)
-    theta = model.init(key, jnp.zeros(dim_v), jnp.zeros(num_hidden))
+    theta = jax.jit(model.init)(key, jnp.zeros(dim_v), jnp.zeros(num_hidden))
     return model, perturbed(key, to_float64(theta), scale)
 
 
-def linear_gaussian(key, dim_v, num_latents, *, scale=0.2):
+def linear_gaussian(key, dim_v, num_latents, *, scale=0.15):
     """A LinearGaussian with dense A, B, C and non-zero biases; Λ stays positive definite."""
     model = energies.LinearGaussian(num_latents=num_latents)
-    theta = model.init(key, jnp.zeros(dim_v), jnp.zeros(num_latents))
+    theta = jax.jit(model.init)(key, jnp.zeros(dim_v), jnp.zeros(num_latents))
     theta = perturbed(key, to_float64(theta), scale)
     precision, _ = joint_gaussian(theta)
     assert np.linalg.eigvalsh(precision).min() > 0.05
@@ -65,7 +65,7 @@ def sign_vectors(n):
     return 2.0 * binary_states(n) - 1.0
 
 
-def log_integral(log_f, dim, *, limit=12.0, num=161):
+def log_integral(log_f, dim, *, limit=30.0, num=241):
     """log ∫ exp(log_f(x)) dx over [-limit, limit]^dim, x [dim], by the trapezoidal rule.
 
     For analytic integrands that vanish at the border its error is below the rounding error.

@@ -110,6 +110,7 @@ def get_config() -> ConfigDict:
                     "hot_steps": 500,
                     "annealed_steps": 2_000,
                     "cool_steps": 200,
+                    "reconstruction_steps": 1_000,  # at temperature 1, before cooling
                 },
             },
             "evaluation": {

@@ -9,14 +9,14 @@ def get_config():
     config.name = "digits_deep"
     config.data.name = "digits"
     config.energy.name = "deep_eblvm"
-    config.energy.deep_eblvm.num_latents = 32
+    config.energy.deep_eblvm.num_latents = 50
     config.energy.deep_eblvm.num_features = 64
     config.energy.deep_eblvm.trunk.name = "mlp"
     config.energy.deep_eblvm.trunk.mlp.features = (512, 512, 512)
     config.energy.deep_eblvm.trunk.mlp.residual = True
     config.posterior.name = "gaussian"
     config.posterior.gaussian.trunk.name = "mlp"
-    config.posterior.gaussian.trunk.mlp.features = (256,)
+    config.posterior.gaussian.trunk.mlp.features = (256, 256)
     config.objective.name = "mdsm"
     config.objective.mdsm.sigma_max = 2.0
     config.divergence.name = "fisher"
@@ -35,4 +35,6 @@ def get_config():
     config.sampling.langevin.latent_step_size = 0.1
     config.evaluation.use_ema = True
     config.evaluation.num_examples = 200
+    config.evaluation.ais_chains = 100
+    config.evaluation.ais_temperatures = 500
     return config

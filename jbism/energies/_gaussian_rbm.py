@@ -89,6 +89,11 @@ class GaussianRBM(nn.Module):
             + 0.5 * b.size * math.log(2.0 * math.pi)
         )
 
+    def arrays(self) -> dict[str, Array]:
+        """Returns W, b, c and log σ by name, as `jbism.likelihood.ais_gaussian_rbm` takes them."""
+        names = ("weights", "visible_bias", "hidden_bias", "log_sigma")
+        return dict(zip(names, self._parameters(None), strict=True))
+
     @nn.compact
     def _parameters(self, v):
         dim_v = visible_size(self, v)

@@ -77,9 +77,9 @@ def reverse_ais_gaussian_rbm(
 ) -> AISResult:
     """Estimates log Z of a Gaussian RBM from its own samples, annealed to the base.
 
-    The path of `ais_gaussian_rbm`, walked back: E[1/Ẑ] = 1/Z, so that log Ẑ is high on average: with the forward estimate it brackets log Z
-    (Burda et al., 2015). That rests on v being samples of the model: samples of chains that have
-    not converged void it.
+    The path of `ais_gaussian_rbm`, walked back: E[1/Ẑ] = 1/Z, so that log Ẑ is high on average and
+    with the forward estimate brackets log Z (Burda et al., 2015). That rests on v being samples of
+    the model: chains that have not converged void it.
 
     Args:
       key: randomness of the chains.

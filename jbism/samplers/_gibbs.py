@@ -29,7 +29,8 @@ def block_gibbs(
       v after the last step, [chains, *event], and the h that it was drawn from.
 
     Raises:
-      ValueError: if num_steps < 1 or v has no chain axis.
+      ValueError: if num_steps < 1, v has no chain axis, or samples have not the shape of v.
+      TypeError: if v is not floating.
 
     Example:
       >>> import functools, jax, jax.numpy as jnp, jbism
@@ -56,6 +57,7 @@ def block_gibbs(
 
     key_first, key_rest = jax.random.split(key)
     state = step(v, key_first)
+    _checks.same_shape("a sample of visible_given_hidden", state[0], "v", v)
     keys = jax.random.split(key_rest, num_steps - 1)
     state, _ = jax.lax.scan(lambda state, k: (step(state[0], k), None), state, keys)
     return state

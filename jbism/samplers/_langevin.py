@@ -35,15 +35,17 @@ def langevin(
       energy: maps ONE x to a scalar.
       step_size: η, in the units of x: a positive number, or a pytree of such that is
         a prefix of x.
-      start: the number of steps that went before.
+      start: the number of steps that went before; may be traced.
       shared_noise: give every chain the same noise, as for interpolations.
 
     Returns:
       x after the last step.
 
     Raises:
-      ValueError: if a step size is not positive, temperatures is not a vector, or the leaves differ
-        in their number of chains.
+      ValueError: if a step size is not positive or fits no leaf, temperatures is not a vector,
+        start is negative, the leaves differ in their number of chains, or the energy is not a
+        scalar.
+      TypeError: if a leaf of x is not floating, or start is not an integer.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -85,7 +87,12 @@ def run_langevin(
     chains = {leaf.shape[0] for leaf in leaves}
     if len(chains) != 1:
         raise ValueError(f"x must have one chain axis in all leaves, got sizes {sorted(chains)}")
-    step_sizes = jax.tree.leaves(jax.tree.broadcast(step_size, x))
+    try:
+        step_sizes = jax.tree.leaves(jax.tree.broadcast(step_size, x))
+    except ValueError:
+        raise ValueError(
+            f"step_size must be a number or a tree prefix of x, {structure}, got {step_size!r}"
+        ) from None
     for eta in step_sizes:
         _checks.positive("step_size", eta)
 
@@ -103,7 +110,7 @@ def run_langevin(
             moved.append(leaf - 0.5 * eta**2 * g + scale * noise(leaf_key, leaf))
         return moved, None
 
-    steps = start + jnp.arange(temperatures.shape[0])
+    steps = _check_start(start) + jnp.arange(temperatures.shape[0])
     leaves, _ = jax.lax.scan(step, leaves, (temperatures, steps))
     return jax.tree.unflatten(structure, leaves)
 
@@ -123,7 +130,8 @@ def denoise(v: Array, *, energy: Callable[[Array], Array], sigma: float) -> Arra
       The denoised visible, [*event].
 
     Raises:
-      ValueError: if sigma is not positive.
+      ValueError: if sigma is not positive or the energy is not a scalar.
+      TypeError: if v is not floating.
 
     Example:
       >>> import jax.numpy as jnp
@@ -131,5 +139,14 @@ def denoise(v: Array, *, energy: Callable[[Array], Array], sigma: float) -> Arra
       >>> [round(float(x), 4) for x in denoise(jnp.ones(2), energy=energy, sigma=0.1)]
       [0.0, 0.0]
     """
+    v = _checks.floating("v", v)
     _checks.positive("sigma", sigma)
-    return v - sigma**2 * jax.grad(energy)(v)
+    return v - sigma**2 * jax.grad(lambda v: _checks.scalar("energy(v)", energy(v)))(v)
+
+
+def _check_start(start):
+    if not isinstance(start, jax.Array):
+        return _checks.integer("start", start, minimum=0)
+    if not jnp.issubdtype(start.dtype, jnp.integer):
+        raise TypeError(f"start must be an integer, got dtype {start.dtype}")
+    return _checks.scalar("start", start)

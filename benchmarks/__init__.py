@@ -1,0 +1,1 @@
+"""Benchmarks of the library, run as ``python -m benchmarks.NAME``; they import no data set."""

@@ -1,0 +1,171 @@
+"""The training steps that are timed, with the figures they are measured against."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jbism import divergences, energies, hypergradients, losses, networks, posteriors
+from jbism.training import TrainState, bism_step, create_state
+
+REFERENCE_PRODUCT_GFLOPS = 210.0  # rate of the core that the targets below were set on
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training step to time."""
+
+    name: str
+    build: Callable[[], tuple[Callable, TrainState, jax.Array]]  # step, state, data
+    batch_size: int
+    steps_per_call: int  # enough for a call to last long against its dispatch
+    published_ms: float | None = None  # the published PyTorch code, one thread on one core
+    target_ms: float | None = None  # at REFERENCE_PRODUCT_GFLOPS
+
+
+def all_cases() -> dict[str, Case]:
+    """Every case by name."""
+    toy = {"dim": 2, "num_hidden": 4, "batch_size": 100, "steps_per_call": 1_000}
+    frey = {"dim": 560, "num_hidden": 400, "batch_size": 100, "steps_per_call": 20}
+    toy_dsm, frey_dsm = losses.DSM(sigma=0.05), losses.DSM(sigma=0.3)
+    kl, exact_kl = divergences.KL(), divergences.MeanFieldKL()
+    cases = [
+        _rbm("toy_dsm_kl_n0", **toy, objective=toy_dsm, divergence=kl, n=0, published_ms=3.2),
+        _rbm(
+            "toy_dsm_kl_n5",
+            **toy,
+            objective=toy_dsm,
+            divergence=kl,
+            n=5,
+            published_ms=7.5,
+            target_ms=0.3,
+        ),
+        _rbm("toy_dsm_kl_n10", **toy, objective=toy_dsm, divergence=kl, n=10, published_ms=11.1),
+        _rbm("toy_ssm_kl_n5", **toy, objective=losses.SSM(), divergence=kl, n=5, published_ms=7.4),
+    ]
+    published = {0: 45.0, 2: 69.0, 5: 108.0}
+    targets = {0: 9.0, 5: 28.0}
+    for n, milliseconds in published.items():
+        for label, divergence in (("kl", kl), ("mean_field_kl", exact_kl)):
+            cases.append(
+                _rbm(
+                    f"rbm560_dsm_{label}_n{n}",
+                    **frey,
+                    objective=frey_dsm,
+                    divergence=divergence,
+                    n=n,
+                    published_ms=milliseconds,
+                    target_ms=targets.get(n),
+                )
+            )
+    ten = {"objective": frey_dsm, "divergence": kl, "n": 10, "published_ms": 190.0}
+    cases += [
+        _rbm(
+            "rbm560_ssm_kl_n5",
+            **frey,
+            objective=losses.SSM(),
+            divergence=kl,
+            n=5,
+            published_ms=120.0,
+        ),
+        _rbm("rbm560_dsm_kl_n10", **frey, **ten),
+        _rbm("rbm560_dsm_kl_n10_remat", **frey, **ten, remat=True),
+        # XLA's CPU backend runs `lax.conv` fast only outside of loops, so there the lower steps
+        # are written out and one step a call leaves no outer loop.
+        _deep("deep32_mdsm_fisher_n0_shifted", "shifted", unroll_lower=1, published_ms=1_600.0),
+        _deep("deep32_mdsm_fisher_n0_lax", "lax", unroll_lower=True, published_ms=1_600.0),
+    ]
+    return {case.name: case for case in cases}
+
+
+def _adam():
+    return optax.adam(1e-3, b2=0.95, eps_root=1e-8)
+
+
+def _rbm(
+    name,
+    *,
+    dim,
+    num_hidden,
+    batch_size,
+    steps_per_call,
+    objective,
+    divergence,
+    n,
+    published_ms,
+    target_ms=None,
+    remat=False,
+):
+    def build():
+        return build_rbm(
+            dim, num_hidden, objective=objective, divergence=divergence, n=n, remat=remat
+        )
+
+    return Case(name, build, batch_size, steps_per_call, published_ms, target_ms)
+
+
+def build_rbm(
+    dim: int,
+    num_hidden: int,
+    *,
+    objective: losses.Objective,
+    divergence: Any,
+    n: int,
+    remat: bool = False,
+    num_examples: int = 1_400,
+) -> tuple[Callable, TrainState, jax.Array]:
+    """Builds the BiSM step of a Gaussian RBM with K = 5, its state, and uniform data."""
+    energy, posterior = energies.GaussianRBM(num_hidden), posteriors.Bernoulli(num_hidden)
+    adam = _adam()
+    step = bism_step(
+        energy=energy.apply,
+        posterior=posterior.apply,
+        objective=objective,
+        divergence=divergence,
+        hypergradient=hypergradients.Unroll(n, adam, remat=remat),
+        theta_optimizer=adam,
+        phi_optimizer=adam,
+        num_lower_steps=5,
+    )
+    data = jax.random.uniform(jax.random.key(0), (num_examples, dim))
+    state = _state(energy, posterior, data[0], num_hidden, adam)
+    return step, state, data
+
+
+def _deep(name, implementation, *, unroll_lower, published_ms):
+    def build():
+        energy = energies.DeepEBLVM(
+            num_latents=50,
+            trunk=networks.ResidualConvNet(
+                channels=64, blocks_per_level=2, levels=3, implementation=implementation
+            ),
+        )
+        posterior = posteriors.Gaussian(
+            num_latents=50, trunk=networks.ConvEncoder((32, 64), implementation=implementation)
+        )
+        adam = _adam()
+        step = bism_step(
+            energy=energy.apply,
+            posterior=posterior.apply,
+            objective=losses.MDSM(0.1, 3.0, 0.1, spacing="geometric"),
+            divergence=divergences.Fisher(),
+            hypergradient=hypergradients.Unroll(0, adam),
+            theta_optimizer=adam,
+            phi_optimizer=adam,
+            num_lower_steps=5,
+            unroll_lower=unroll_lower,
+        )
+        data = jax.random.uniform(jax.random.key(0), (64, 32, 32, 1))
+        return step, _state(energy, posterior, data[0], 50, adam), data
+
+    return Case(name, build, batch_size=16, steps_per_call=1, published_ms=published_ms)
+
+
+def _state(energy, posterior, v, num_latents, adam):
+    key_theta, key_phi, key_train = jax.random.split(jax.random.key(1), 3)
+    theta = energy.init(key_theta, v, jnp.zeros(num_latents))
+    phi = posterior.init(key_phi, v)
+    return create_state(key_train, theta, phi, theta_optimizer=adam, phi_optimizer=adam)

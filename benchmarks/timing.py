@@ -1,0 +1,81 @@
+"""Measuring compiled programs, and the machine's own rate of matrix products beside them."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PRODUCT_SHAPE = (100, 560, 400)  # the GRBM 560/400's own product at batch 100
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled ``run(carry) -> carry`` that takes ``num_steps`` training steps a call."""
+
+    run: Callable[[Any], Any]
+    num_steps: int
+    trace_seconds: float  # tracing and lowering
+    compile_seconds: float
+    temp_bytes: int | None  # scratch of the compiled program, beside arguments and results
+    peak_bytes: int | None  # arguments, results and scratch, where the backend reports it
+
+
+def compile_program(
+    function: Callable, carry: Any, *constants: Any, num_steps: int
+) -> Program:
+    """Compiles ``function(carry, *constants) -> (carry, anything)``, the carry donated."""
+    start = time.perf_counter()
+    lowered = jax.jit(function, donate_argnums=0).lower(carry, *constants)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    done = time.perf_counter()
+    memory = compiled.memory_analysis()
+    return Program(
+        run=lambda carry: compiled(carry, *constants)[0],
+        num_steps=num_steps,
+        trace_seconds=traced - start,
+        compile_seconds=done - traced,
+        temp_bytes=getattr(memory, "temp_size_in_bytes", None),
+        peak_bytes=getattr(memory, "peak_memory_in_bytes", None),
+    )
+
+
+def time_call(program: Program, carry: Any) -> tuple[Any, float]:
+    """Runs the program once and returns its carry and the seconds a step."""
+    start = time.perf_counter()
+    carry = jax.block_until_ready(program.run(carry))
+    return carry, (time.perf_counter() - start) / program.num_steps
+
+
+def product_program(num_products: int) -> tuple[Program, Any]:
+    """A scan of dependent float32 products of `PRODUCT_SHAPE`; returns it with its carry."""
+    rows, depth, columns = PRODUCT_SHAPE
+    key_x, key_w = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(key_x, (rows, depth))
+    w = jnp.linalg.qr(jax.random.normal(key_w, (depth, columns)))[0]  # products stay bounded
+
+    def run(x, w):
+        def body(x, _):
+            # One row of the result goes back into x, or the product would leave the loop.
+            return x.at[0, :columns].set((x @ w)[0]), None
+
+        return jax.lax.scan(body, x, None, length=num_products)
+
+    return compile_program(run, x, w, num_steps=num_products), x
+
+
+def product_flops() -> int:
+    """FLOPs of one product of `PRODUCT_SHAPE`."""
+    rows, depth, columns = PRODUCT_SHAPE
+    return 2 * rows * depth * columns
+
+
+def resident_bytes() -> int:
+    """The most memory this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,120 @@
+"""Checks of a config: what can be refused is refused before anything is built or written."""
+
+import contextlib
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from experiments.configs import base
+from jbism import _checks, samplers
+
+# The latents that an energy has, in the terms of the posteriors over them.
+_POSTERIOR_OF = {"gaussian_rbm": "bernoulli", "deep_eblvm": "gaussian"}
+_SAMPLER_OF = {"gaussian_rbm": "gibbs", "deep_eblvm": "langevin"}
+
+
+class ConfigError(ValueError):
+    """A config key or value that cannot be used."""
+
+
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Turns an error of what a config section is used for into one that names the section."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises `ConfigError` unless the keys are the known ones and the values can be used.
+
+    What a section's own constructor checks is left to it.
+    """
+    with naming("--config"):
+        _checks.instance("get_config()", config, ConfigDict)
+    _compare_keys(config.to_dict(), base.get_config().to_dict(), "config")
+    try:
+        _check_training(config)
+        _check_parts(config)
+        _check_sampling(config.sampling)
+        _check_evaluation(config.evaluation)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _compare_keys(given, known, path):
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{path}.{key} is not a known config key; known: {sorted(known)}")
+    for key, value in known.items():
+        if key not in given:
+            raise ConfigError(f"{path}.{key} is missing from the config")
+        if isinstance(value, dict):
+            if not isinstance(given[key], dict):
+                raise ConfigError(f"{path}.{key} must be a section, got {given[key]!r}")
+            _compare_keys(given[key], value, f"{path}.{key}")
+
+
+def _check_training(config):
+    train, log = config.train, config.log
+    _checks.integer("config.seed", config.seed, minimum=0)
+    for key in ("num_steps", "batch_size", "steps_per_call"):
+        _checks.integer(f"config.train.{key}", train[key], minimum=1)
+    for key in ("num_lower_steps", "unroll_lower"):
+        _checks.integer(f"config.train.{key}", train[key], minimum=0)
+    _checks.integer("config.log.max_checkpoints", log.max_checkpoints, minimum=1)
+    _check_multiple("log.log_every", log.log_every, "train.steps_per_call", train.steps_per_call)
+    _check_multiple("log.checkpoint_every", log.checkpoint_every, "log.log_every", log.log_every)
+
+
+def _check_multiple(name, value, divisor_name, divisor):
+    if _checks.integer(f"config.{name}", value, minimum=1) % divisor:
+        raise ValueError(
+            f"config.{name} must be a multiple of config.{divisor_name}, {divisor}, got {value}"
+        )
+
+
+def _check_parts(config):
+    energy = config.energy.name
+    _checks.one_of("config.energy.name", energy, tuple(_POSTERIOR_OF))
+    for section, fitting in (("posterior", _POSTERIOR_OF), ("sampling", _SAMPLER_OF)):
+        given = config[section].name
+        _checks.one_of(f"config.{section}.name", given, tuple(fitting.values()))
+        if given != fitting[energy]:
+            raise ValueError(
+                f"config.{section}.name must be {fitting[energy]!r} with config.energy.name = "
+                f"{energy!r}, got {given!r}"
+            )
+
+
+def _check_sampling(section):
+    _checks.integer("config.sampling.num_samples", section.num_samples, minimum=1)
+    _checks.integer("config.sampling.gibbs.num_steps", section.gibbs.num_steps, minimum=1)
+    langevin = section.langevin
+    for key in ("step_size", "latent_step_size"):
+        _checks.positive(f"config.sampling.langevin.{key}", langevin[key])
+    _checks.integer(
+        "config.sampling.langevin.reconstruction_steps", langevin.reconstruction_steps, minimum=1
+    )
+    with naming("config.sampling.langevin"):
+        samplers.annealing_schedule(
+            hot_steps=langevin.hot_steps,
+            annealed_steps=langevin.annealed_steps,
+            cool_steps=langevin.cool_steps,
+            hot=langevin.hot,
+        )
+
+
+def _check_evaluation(section):
+    minima = {
+        "num_examples": 1,
+        "exact_max_latents": 0,
+        "ais_chains": 2,
+        "ais_temperatures": 2,
+        "importance_samples": 1,
+    }
+    for key, minimum in minima.items():
+        _checks.integer(f"config.evaluation.{key}", section[key], minimum=minimum)

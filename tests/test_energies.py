@@ -1,0 +1,260 @@
+"""Energies against enumeration, quadrature and dense Gaussians."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy.special import logsumexp
+
+from jbism import energies, networks
+from tests import oracles
+
+DIM_V, NUM_HIDDEN = 2, 3
+STATES = oracles.binary_states(NUM_HIDDEN)
+
+
+@pytest.fixture
+def rbm(x64):
+    return oracles.gaussian_rbm(jax.random.key(0), DIM_V, NUM_HIDDEN)
+
+
+@pytest.fixture
+def gaussian(x64):
+    return oracles.linear_gaussian(jax.random.key(1), 3, 2)
+
+
+V = np.array([0.7, -1.3])
+V3 = np.array([0.7, -1.3, 0.4])
+
+
+def test_rbm_energy_by_hand(rbm):
+    model, theta = rbm
+    p = jax.tree.map(np.asarray, theta["params"])
+    h = np.array([1.0, 0.0, 0.25])
+    by_hand = sum(
+        0.5 * (V[i] - p["visible_bias"][i]) ** 2 / math.exp(p["log_sigma"][i]) ** 2
+        for i in range(DIM_V)
+    )
+    by_hand -= sum(p["hidden_bias"][j] * h[j] for j in range(NUM_HIDDEN))
+    by_hand -= sum(
+        V[i] * p["weights"][i, j] * h[j] for i in range(DIM_V) for j in range(NUM_HIDDEN)
+    )
+    np.testing.assert_allclose(model.apply(theta, V, h), by_hand, rtol=1e-13)
+
+
+def test_rbm_free_energy_and_posterior_by_enumeration(rbm):
+    model, theta = rbm
+    log_joint = -jax.vmap(model.apply, (None, None, 0))(theta, V, STATES)
+    free_energy = model.apply(theta, V, method="free_energy")
+    np.testing.assert_allclose(free_energy, -logsumexp(log_joint), rtol=1e-13)
+    q = model.apply(theta, V, method="hidden_given_visible")
+    np.testing.assert_allclose(
+        jax.vmap(q.log_prob)(STATES), log_joint - logsumexp(log_joint), rtol=1e-12
+    )
+
+
+def test_rbm_score_is_minus_the_mean_energy_gradient(rbm):
+    model, theta = rbm
+    log_joint = -jax.vmap(model.apply, (None, None, 0))(theta, V, STATES)
+    gradients = jax.vmap(jax.grad(model.apply, 1), (None, None, 0))(theta, jnp.asarray(V), STATES)
+    score = -jax.grad(lambda v: model.apply(theta, v, method="free_energy"))(jnp.asarray(V))
+    np.testing.assert_allclose(score, -jax.nn.softmax(log_joint) @ gradients, rtol=1e-12)
+
+
+def test_rbm_visible_conditional_and_log_hidden_marginal_by_quadrature(rbm):
+    model, theta = rbm
+    for h in STATES:
+        log_z_h = oracles.log_integral(lambda v, h=h: -model.apply(theta, v, h), DIM_V)
+        log_marginal = model.apply(theta, h, method="log_hidden_marginal")
+        np.testing.assert_allclose(log_marginal, log_z_h, rtol=1e-10)
+        d = model.apply(theta, h, method="visible_given_hidden")
+        np.testing.assert_allclose(d.log_prob(V), -model.apply(theta, V, h) - log_z_h, rtol=1e-9)
+
+
+def test_rbm_log_partition_two_ways(rbm):
+    model, theta = rbm
+    by_states = logsumexp(
+        jax.vmap(lambda h: model.apply(theta, h, method="log_hidden_marginal"))(STATES)
+    )
+    by_quadrature = oracles.log_integral(
+        lambda v: -model.apply(theta, v, method="free_energy"), DIM_V
+    )
+    np.testing.assert_allclose(by_states, by_quadrature, rtol=1e-10)
+
+
+def test_rbm_without_coupling_is_the_standard_normal(x64):
+    model = energies.GaussianRBM(num_hidden=2, learn_sigma=False)
+    theta = oracles.to_float64(model.init(jax.random.key(0), jnp.zeros(2), jnp.zeros(2)))
+    assert "log_sigma" not in theta["params"]
+    theta = jax.tree.map(jnp.zeros_like, theta)
+    score = -jax.grad(lambda v: model.apply(theta, v, method="free_energy"))(jnp.asarray(V))
+    np.testing.assert_allclose(score, -V, rtol=1e-15)
+
+
+def test_rbm_sigma_is_in_the_units_of_v(x64):
+    """A fixed σ, and a learned one that starts at the same value, give the same energy."""
+    h = jnp.ones(2)
+    values = []
+    for learn_sigma in (False, True):
+        model = energies.GaussianRBM(num_hidden=2, learn_sigma=learn_sigma, sigma_init=0.3)
+        theta = oracles.to_float64(model.init(jax.random.key(0), jnp.zeros(2), h))
+        theta["params"]["weights"] = jnp.zeros((2, 2))
+        values.append(model.apply(theta, V, h))
+    np.testing.assert_allclose(values, 0.5 * np.sum((V / 0.3) ** 2), rtol=1e-7)
+
+
+def test_linear_gaussian_energy_is_the_dense_quadratic(gaussian):
+    model, theta = gaussian
+    precision, field = oracles.joint_gaussian(theta)
+    h = np.array([0.3, -2.0])
+    x = np.concatenate([V3, h])
+    np.testing.assert_allclose(
+        model.apply(theta, V3, h), 0.5 * x @ precision @ x - field @ x, rtol=1e-13
+    )
+
+
+def test_linear_gaussian_against_the_dense_joint(gaussian):
+    model, theta = gaussian
+    precision, field = oracles.joint_gaussian(theta)
+    covariance = np.linalg.inv(precision)
+    mean = covariance @ field
+    log_z = (
+        0.5 * field @ mean
+        - 0.5 * np.linalg.slogdet(precision)[1]
+        + 2.5 * math.log(2.0 * math.pi)
+    )
+    np.testing.assert_allclose(model.apply(theta, method="log_partition"), log_z, rtol=1e-12)
+
+    v, h = slice(0, 3), slice(3, 5)
+    marginal = model.apply(theta, method="marginal")
+    np.testing.assert_allclose(marginal.mean, mean[v], rtol=1e-11)
+    np.testing.assert_allclose(marginal.covariance, covariance[v, v], rtol=1e-11)
+    free_energy = model.apply(theta, V3, method="free_energy")
+    np.testing.assert_allclose(-free_energy - log_z, marginal.log_prob(jnp.asarray(V3)), rtol=1e-11)
+
+    def assert_conditional(d, target, given, value):
+        gain = covariance[target, given] @ np.linalg.inv(covariance[given, given])
+        np.testing.assert_allclose(d.mean, mean[target] + gain @ (value - mean[given]), rtol=1e-10)
+        np.testing.assert_allclose(
+            d.covariance, covariance[target, target] - gain @ covariance[given, target], rtol=1e-10
+        )
+
+    latent = np.array([0.3, -2.0])
+    assert_conditional(model.apply(theta, V3, method="hidden_given_visible"), h, v, V3)
+    assert_conditional(model.apply(theta, latent, method="visible_given_hidden"), v, h, latent)
+
+
+def test_linear_gaussian_by_quadrature(x64):
+    model, theta = oracles.linear_gaussian(jax.random.key(4), 1, 1)
+
+    def log_joint(x):
+        return -model.apply(theta, x[:1], x[1:])
+
+    log_z = oracles.log_integral(log_joint, 2)
+    np.testing.assert_allclose(model.apply(theta, method="log_partition"), log_z, rtol=1e-10)
+    v = jnp.array([0.6])
+    log_marginal = oracles.log_integral(
+        lambda h: -model.apply(theta, v, h), 1
+    )
+    free_energy = model.apply(theta, v, method="free_energy")
+    np.testing.assert_allclose(free_energy, -log_marginal, rtol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.5, 0.99])
+def test_linear_gaussian_starts_as_a_density(x64, scale):
+    model = energies.LinearGaussian(num_latents=4, coupling_init_scale=scale)
+    for seed in range(5):
+        theta = model.init(jax.random.key(seed), jnp.zeros(3), jnp.zeros(4))
+        precision, _ = oracles.joint_gaussian(theta)
+        assert np.linalg.eigvalsh(precision).min() == pytest.approx(1.0 - scale, abs=1e-5)
+
+
+def test_linear_gaussian_that_is_no_density_gives_nan(x64):
+    model = energies.LinearGaussian(num_latents=1)
+    theta = oracles.to_float64(model.init(jax.random.key(0), jnp.zeros(1), jnp.zeros(1)))
+    theta["params"]["coupling"] = jnp.full((1, 1), 1.5)
+    assert jnp.isnan(model.apply(theta, method="log_partition"))
+    assert jnp.isfinite(model.apply(theta, jnp.ones(1), method="free_energy"))
+
+
+def test_deep_energy_by_hand(x64):
+    model = energies.DeepEBLVM(num_latents=2, trunk=networks.MLP(features=(5,)), num_features=3)
+    h = jnp.array([0.4, -1.1])
+    theta = oracles.to_float64(model.init(jax.random.key(0), jnp.asarray(V), h))
+    theta = oracles.perturbed(jax.random.key(1), theta, 0.3)
+    p = jax.tree.map(np.asarray, theta["params"])
+
+    def elu(x):
+        return np.where(x > 0.0, x, np.expm1(x))
+
+    dense = p["trunk"]["Dense_0"]
+    coupled = p["coupling"]["kernel"].T @ elu(V @ dense["kernel"] + dense["bias"]) + h
+    output = np.concatenate([coupled, h]) @ p["head"]["kernel"] + p["head"]["bias"]
+    assert p["head"]["kernel"].shape == (4, 3)
+    np.testing.assert_allclose(model.apply(theta, V, h), np.sum(elu(output) ** 2), rtol=1e-13)
+
+
+def test_deep_energy_has_twice_as_many_features_as_latents_by_default():
+    model = energies.DeepEBLVM(num_latents=5, trunk=networks.MLP(features=(4,)))
+    theta = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(3), jnp.zeros(5))
+    assert theta["params"]["head"]["kernel"].shape == (10, 10)
+
+
+class _Images(nn.Module):
+    def __call__(self, v):
+        return v[None, :]
+
+
+@pytest.mark.parametrize(
+    ("make", "v", "h", "error", "match"),
+    [
+        (lambda: energies.GaussianRBM(0), 2, 0, ValueError, "num_hidden must be"),
+        (lambda: energies.GaussianRBM(2.0), 2, 2, TypeError, "num_hidden must be"),
+        (lambda: energies.GaussianRBM(2, sigma_init=0.0), 2, 2, ValueError, "sigma_init must be"),
+        (lambda: energies.GaussianRBM(2, sigma_init="1"), 2, 2, TypeError, "sigma_init must be"),
+        (
+            lambda: energies.GaussianRBM(2, weights_init_scale=math.nan),
+            2,
+            2,
+            ValueError,
+            "weights_init_scale must be",
+        ),
+        (lambda: energies.LinearGaussian(-1), 2, 2, ValueError, "num_latents must be"),
+        (
+            lambda: energies.LinearGaussian(2, coupling_init_scale=1.0),
+            2,
+            2,
+            ValueError,
+            "coupling_init_scale must be < 1",
+        ),
+        (lambda: energies.GaussianRBM(2), (4, 2), 2, ValueError, r"v must have shape \(\*\)"),
+        (lambda: energies.GaussianRBM(2), 2, 3, ValueError, r"h must have shape \(2\)"),
+        (lambda: energies.LinearGaussian(2), (4, 2), 2, ValueError, r"v must have shape \(\*\)"),
+        (lambda: energies.LinearGaussian(2), 2, (2, 2), ValueError, r"h must have shape \(2\)"),
+        (lambda: energies.DeepEBLVM(0, networks.MLP()), 2, 0, ValueError, "num_latents must be"),
+        (lambda: energies.DeepEBLVM(2, networks.MLP()), 2, 3, ValueError, r"h must have shape"),
+        (lambda: energies.DeepEBLVM(2, _Images()), 2, 2, ValueError, r"trunk\(v\) must have rank"),
+        (
+            lambda: energies.DeepEBLVM(2, networks.MLP(), num_features=0),
+            2,
+            2,
+            ValueError,
+            "num_features must be",
+        ),
+    ],
+)
+def test_bad_input_names_the_argument(make, v, h, error, match):
+    with pytest.raises(error, match=match):
+        jax.eval_shape(make().init, jax.random.key(0), jnp.zeros(v), jnp.zeros(h))
+
+
+@pytest.mark.parametrize("model", [energies.GaussianRBM(2), energies.LinearGaussian(2)])
+def test_a_visible_of_another_size_than_the_parameters_is_refused(model):
+    theta = model.init(jax.random.key(0), jnp.zeros(3), jnp.zeros(2))
+    with pytest.raises(ValueError, match=r"v must have shape \(3\), got \(4,\)"):
+        model.apply(theta, jnp.zeros(4), jnp.zeros(2))
+    with pytest.raises(ValueError, match="must go through a method that takes v"):
+        model.init(jax.random.key(0), jnp.zeros(2), method="visible_given_hidden")

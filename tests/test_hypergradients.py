@@ -1,0 +1,276 @@
+"""The lower level: steps against a Python loop, derivatives against finite differences."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jbism.hypergradients import FirstOrder, Unroll, descend
+from tests import oracles
+
+OPTIMIZERS = {
+    "sgd": optax.sgd(0.3),
+    "momentum": optax.sgd(0.2, momentum=0.8),
+    "adam": optax.adam(0.1, eps_root=1e-8),
+}
+KEY = jax.random.key(11)
+
+
+def lower_loss(theta, phi, key):
+    """Not quadratic, coupled over θ and both leaves of φ, noise redrawn with the key."""
+    noise = 0.3 * jax.random.normal(key, (3,), theta.dtype)
+    x = jnp.concatenate([phi["a"], phi["b"]])
+    misfit = jnp.sum(jnp.log(jnp.cosh(x - theta + noise)))
+    return misfit + 0.1 * jnp.dot(phi["a"], phi["a"]) * jnp.sum(theta * x) + 0.05 * jnp.sum(x**4)
+
+
+def start():
+    theta = jnp.array([0.7, -0.4, 1.1])
+    return theta, {"a": jnp.array([0.2, -0.5]), "b": jnp.array([0.9])}
+
+
+def reached(strategy, phi):
+    """θ ↦ φ_N(θ), compiled."""
+    return jax.jit(lambda theta: strategy(lower_loss, theta, phi, KEY)[0])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("num_steps", [1, 3, 7])
+def test_unroll_derivative_against_finite_differences(x64, name, num_steps):
+    theta, phi = start()
+    phi_n = reached(Unroll(num_steps, OPTIMIZERS[name]), phi)
+    cotangent = {"a": jnp.array([1.3, -0.2]), "b": jnp.array([0.6])}
+    direction = jnp.array([0.5, 1.0, -0.8])
+    expected = oracles.directional_difference(phi_n, theta, direction)
+    _, tangent = jax.jvp(phi_n, (theta,), (direction,))
+    oracles.assert_trees_close(tangent, expected, rtol=1e-6, atol=1e-9)
+    (pulled,) = jax.vjp(phi_n, theta)[1](cotangent)
+    np.testing.assert_allclose(
+        jnp.dot(pulled, direction), oracles.tree_dot(cotangent, tangent), rtol=1e-11
+    )
+    # One step of Adam is nearly a sign: its derivative is small, but not absent.
+    assert oracles.tree_dot(tangent, tangent) > 1e-12
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("num_steps", [0, 3])
+def test_strategies_share_their_primal_value(x64, name, num_steps):
+    theta, phi = start()
+    optimizer = OPTIMIZERS[name]
+    strategies = (
+        FirstOrder(num_steps, optimizer),
+        Unroll(num_steps, optimizer),
+        Unroll(num_steps, optimizer, remat=True),
+        Unroll(num_steps, optimizer, unroll=True),
+    )
+
+    @jax.jit
+    def reach(theta, phi):
+        steps = {"num_steps": num_steps, "optimizer": optimizer}
+        committed, _, descent = descend(lower_loss, theta, phi, KEY, **steps)
+        return (committed, descent), [s(lower_loss, theta, phi, KEY) for s in strategies]
+
+    expected, found = reach(theta, phi)
+    for one in found:
+        oracles.assert_trees_close(one, expected, rtol=1e-12)
+
+
+def upper_loss(strategy, theta, phi):
+    phi_n, _ = strategy(lower_loss, theta, phi, KEY)
+    return jnp.sum(jnp.sin(phi_n["a"]) * theta[:2]) + jnp.sum(phi_n["b"] ** 2)
+
+
+@pytest.mark.parametrize("num_steps", [0, 3])
+def test_first_order_sees_only_the_direct_term(x64, num_steps):
+    theta, phi = start()
+    strategy = FirstOrder(num_steps, optax.sgd(0.3))
+    phi_n, _ = strategy(lower_loss, theta, phi, KEY)
+    direct = jnp.concatenate([jnp.sin(phi_n["a"]), jnp.zeros(1)])
+    grads = jax.grad(functools.partial(upper_loss, strategy), argnums=(0, 1))(theta, phi)
+    np.testing.assert_allclose(grads[0], direct, rtol=1e-14)
+    assert all(jnp.all(leaf == 0.0) for leaf in jax.tree.leaves(grads[1]))
+
+
+def test_no_steps_is_first_order(x64):
+    theta, phi = start()
+    values = [
+        jax.value_and_grad(functools.partial(upper_loss, strategy))(theta, phi)
+        for strategy in (Unroll(0, optax.sgd(0.3)), FirstOrder())
+    ]
+    oracles.assert_trees_close(values[0], values[1], rtol=0.0)
+    found, descent = FirstOrder()(lower_loss, theta, phi, KEY)
+    oracles.assert_trees_close(found, phi, rtol=0.0)
+    assert descent.losses.shape == descent.grad_norms.shape == (0,)
+
+
+def test_unroll_holds_its_start_constant(x64):
+    """φ⁰ and the optimizer's state may depend on θ; the unroll does not see it."""
+    theta, phi = start()
+    optimizer = OPTIMIZERS["momentum"]
+    strategy = Unroll(3, optimizer)
+    state = optimizer.init(phi)
+
+    def through_start(scale):
+        scaled_phi, scaled_state = jax.tree.map(lambda x: scale * (x + 1.0), (phi, state))
+        phi_n, _ = strategy(lower_loss, theta, scaled_phi, KEY, opt_state=scaled_state)
+        return oracles.tree_dot(phi_n, phi_n)
+
+    assert jax.grad(through_start)(1.0) == 0.0
+
+
+@pytest.mark.parametrize("num_steps", [1, 7, 16])
+def test_remat_does_not_change_values_or_derivatives(x64, num_steps):
+    theta, phi = start()
+    optimizer = OPTIMIZERS["adam"]
+    plain, remat = (
+        jax.jit(jax.value_and_grad(functools.partial(upper_loss, strategy)))(theta, phi)
+        for strategy in (Unroll(num_steps, optimizer), Unroll(num_steps, optimizer, remat=True))
+    )
+    oracles.assert_trees_close(remat, plain, rtol=1e-12)
+
+
+def test_remat_saves_memory():
+    phi = jnp.zeros((64, 64))
+    data = jnp.ones((64, 64))
+
+    def matrix_loss(theta, phi, key):
+        noise = jax.random.normal(key, data.shape)
+        return jnp.mean((jnp.tanh(jnp.tanh(data + noise) @ phi) @ phi - theta * data) ** 2)
+
+    def temporary_bytes(remat):
+        strategy = Unroll(64, optax.adam(1e-2, eps_root=1e-8), remat=remat)
+
+        def loss(theta):
+            return jnp.sum(strategy(matrix_loss, theta, phi, KEY)[0] ** 2)
+
+        compiled = jax.jit(jax.grad(loss)).lower(1.0).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(remat=True) < 0.5 * temporary_bytes(remat=False)
+
+
+def test_adam_needs_eps_root_where_a_gradient_is_exactly_zero(x64):
+    def partly_flat(theta, phi, key):
+        return 0.5 * (phi[0] - theta) ** 2 + theta * phi[1] ** 2
+
+    def total(eps_root, theta):
+        strategy = Unroll(3, optax.adam(0.1, eps_root=eps_root))
+        return jnp.sum(strategy(partly_flat, theta, jnp.zeros(2), KEY)[0])
+
+    assert jnp.isnan(jax.grad(total, argnums=1)(0.0, 0.7))
+    mended = functools.partial(total, 1e-8)
+    expected = oracles.directional_difference(mended, 0.7, 1.0)
+    np.testing.assert_allclose(jax.grad(mended)(0.7), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_steps", [1, 4, 9])
+def test_unrolled_sgd_at_the_optimum_is_the_neumann_series(x64, num_steps):
+    """G = ½φᵀHφ - φᵀMθ: dφ_N/dθ = Σ_{n<N} (I - αH)ⁿ αM."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    root = jax.random.normal(keys[0], (4, 4))
+    hessian = jnp.eye(4) + 0.2 * root @ root.T
+    mixed, theta = jax.random.normal(keys[1], (4, 3)), jax.random.normal(keys[2], (3,))
+    rate = 0.2
+
+    def quadratic(theta, phi, key):
+        return 0.5 * phi @ hessian @ phi - phi @ (mixed @ theta)
+
+    optimum = jnp.linalg.solve(hessian, mixed @ theta)
+    strategy = Unroll(num_steps, optax.sgd(rate))
+    found = jax.jacrev(lambda theta: strategy(quadratic, theta, optimum, KEY)[0])(theta)
+    contraction = np.eye(4) - rate * np.asarray(hessian)
+    series = sum(np.linalg.matrix_power(contraction, n) for n in range(num_steps))
+    np.testing.assert_allclose(found, series @ (rate * np.asarray(mixed)), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("remat", [False, True])
+def test_descend_is_the_python_loop(x64, name, remat):
+    theta, phi = start()
+    optimizer = OPTIMIZERS[name]
+    options = {"num_steps": 5, "optimizer": optimizer, "remat": remat, "unroll": 2}
+    found = jax.jit(lambda *args: descend(lower_loss, *args, **options))(theta, phi, KEY)
+    value_and_grad = jax.jit(jax.value_and_grad(lower_loss, argnums=1))
+    state, values, norms = optimizer.init(phi), [], []
+    for key in jax.random.split(KEY, 5):
+        value, grads = value_and_grad(theta, phi, key)
+        updates, state = optimizer.update(grads, state, phi)
+        phi = optax.apply_updates(phi, updates)
+        values.append(value)
+        norms.append(jnp.sqrt(oracles.tree_dot(grads, grads)))
+    oracles.assert_trees_close(found[:2], (phi, state), rtol=1e-12)
+    np.testing.assert_allclose(found[2].losses, values, rtol=1e-12)
+    np.testing.assert_allclose(found[2].grad_norms, norms, rtol=1e-12)
+
+
+def without_noise(theta, phi, key):
+    return lower_loss(theta, phi, KEY)
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_descend_continues_from_an_optimizer_state(x64, name):
+    theta, phi = start()
+    run = functools.partial(descend, without_noise, theta, optimizer=OPTIMIZERS[name])
+    whole = run(phi, KEY, num_steps=5)
+    first = run(phi, KEY, num_steps=2)
+    second = run(first[0], KEY, num_steps=3, opt_state=first[1])
+    oracles.assert_trees_close(second[:2], whole[:2], rtol=1e-12)
+    fresh = run(first[0], KEY, num_steps=3)
+    assert oracles.tree_distance(fresh[0], whole[0]) > 1e-3
+    strategy = Unroll(3, OPTIMIZERS[name])
+    virtual, _ = strategy(without_noise, theta, first[0], KEY, opt_state=first[1])
+    oracles.assert_trees_close(virtual, whole[0], rtol=1e-12)
+
+
+def test_no_steps_return_the_start(x64):
+    theta, phi = start()
+    optimizer = OPTIMIZERS["adam"]
+    found, state, descent = descend(lower_loss, theta, phi, KEY, num_steps=0, optimizer=optimizer)
+    oracles.assert_trees_close((found, state), (phi, optimizer.init(phi)), rtol=0.0)
+    assert descent.losses.shape == descent.grad_norms.shape == (0,)
+
+
+def _descend(num_steps=2, optimizer=OPTIMIZERS["adam"], opt_state=None):
+    theta, phi = start()
+    descend(
+        lower_loss, theta, phi, KEY, num_steps=num_steps, optimizer=optimizer, opt_state=opt_state
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: _descend(-1), ValueError, "num_steps must be an integer >= 0"),
+        (lambda: _descend(2.0), TypeError, "num_steps must be an integer"),
+        (lambda: _descend(optimizer=0.1), TypeError, "optimizer must be"),
+        (
+            lambda: _descend(opt_state=optax.sgd(0.1).init(start()[1])),
+            ValueError,
+            "opt_state must be a state of the optimizer",
+        ),
+        (
+            lambda: _descend(opt_state=OPTIMIZERS["adam"].init({"a": jnp.zeros(2)})),
+            ValueError,
+            "opt_state must be a state of the optimizer",
+        ),
+        (
+            lambda: _descend(
+                opt_state=OPTIMIZERS["adam"].init({"a": jnp.zeros(5), "b": jnp.zeros(1)})
+            ),
+            ValueError,
+            "opt_state must be a state of the optimizer",
+        ),
+        (lambda: Unroll(-1, optax.sgd(0.1)), ValueError, "num_steps must be"),
+        (lambda: Unroll(True, optax.sgd(0.1)), TypeError, "num_steps must be"),
+        (lambda: Unroll(3, 0.1), TypeError, "optimizer must be"),
+        (lambda: FirstOrder(-1), ValueError, "num_steps must be"),
+        (lambda: FirstOrder(3), ValueError, "optimizer must be given"),
+        (lambda: FirstOrder(3, 0.1), TypeError, "optimizer must be"),
+    ],
+)
+def test_bad_input_names_the_argument(call, error, match):
+    with pytest.raises(error, match=match):
+        call()

@@ -1,0 +1,158 @@
+"""Trunks: the two convolutions agree with each other and with Flax, and shapes are as documented."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jbism import networks
+from tests import oracles
+
+IMPLEMENTATIONS = ("lax", "shifted")
+
+
+def convolution(implementation):
+    conv = networks.Conv3x3(features=4, implementation=implementation)
+    x = jax.random.normal(jax.random.key(0), (5, 6, 3), jnp.float64)
+    theta = oracles.to_float64(conv.init(jax.random.key(1), x))
+    return conv, oracles.perturbed(jax.random.key(2), theta, 0.2), x
+
+
+def value(conv, theta, x):
+    return jnp.sum(jnp.tanh(conv.apply(theta, x)) ** 2)
+
+
+def gradient(conv, theta, x):
+    return jax.grad(value, argnums=(1, 2))(conv, theta, x)
+
+
+def second_order(conv, theta, x):
+    def gradient_norm(theta, x):
+        return oracles.tree_dot(*[gradient(conv, theta, x)] * 2)
+
+    return jax.grad(gradient_norm, argnums=(0, 1))(theta, x)
+
+
+def scanned(conv, theta, x):
+    def loss(theta):
+        def step(x, _):
+            return x - 0.1 * jax.grad(value, argnums=2)(conv, theta, x), None
+
+        return jnp.sum(jax.lax.scan(step, x, length=3)[0] ** 2)
+
+    return jax.value_and_grad(loss)(theta)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda conv, theta, x: conv.apply(theta, x), gradient, second_order, scanned],
+    ids=["value", "gradient", "second_order", "scanned"],
+)
+def test_shifted_convolution_equals_lax(x64, function):
+    lax, shifted = (
+        jax.jit(lambda theta, x, conv=conv: function(conv, theta, x))(theta, x)
+        for conv, theta, x in map(convolution, IMPLEMENTATIONS)
+    )
+    oracles.assert_trees_close(shifted, lax, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "auto"])
+def test_convolution_equals_flax(x64, implementation):
+    conv, theta, x = convolution(implementation)
+    reference = nn.Conv(4, (3, 3), padding="SAME")
+    np.testing.assert_allclose(
+        conv.apply(theta, x), reference.apply(theta, x[None])[0], rtol=1e-12, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_convolution_has_the_parameters_of_flax(implementation):
+    conv = networks.Conv3x3(features=4, implementation=implementation)
+    x = jnp.zeros((5, 6, 3))
+    reference = jax.eval_shape(nn.Conv(4, (3, 3)).init, jax.random.key(0), x[None])
+    chosen = jax.eval_shape(conv.init, jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, chosen) == jax.tree.map(jnp.shape, reference)
+
+
+def test_auto_is_the_shifted_form_on_a_cpu():
+    conv = networks.Conv3x3(features=1)
+    x = jnp.zeros((4, 4, 1))
+    theta = conv.init(jax.random.key(0), x)
+    primitives = str(jax.make_jaxpr(conv.apply)(theta, x))
+    assert ("conv_general_dilated" in primitives) == (jax.default_backend() != "cpu")
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "size"),
+    [
+        (networks.MLP(features=(7, 5)), (3, 2), 5),
+        (networks.MLP(features=(6, 6), residual=True), (6,), 6),
+        (networks.ConvEncoder(features=(2, 3)), (8, 12, 1), 2 * 3 * 3),
+        (networks.ResidualConvNet(channels=2, blocks_per_level=1), (16, 24, 3), 2 * 3 * 8),
+        (networks.ResidualConvNet(channels=3, blocks_per_level=2, levels=1), (4, 4, 1), 2 * 2 * 3),
+    ],
+    ids=["mlp", "residual_mlp", "conv_encoder", "residual_three_levels", "residual_one_level"],
+)
+def test_trunks_return_a_vector(net, shape, size):
+    v = jax.ShapeDtypeStruct(shape, jnp.float32)
+    features, _ = jax.eval_shape(net.init_with_output, jax.random.key(0), v)
+    assert features.shape == (size,)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        networks.ConvEncoder(features=(2,)),
+        networks.ResidualConvNet(channels=2, blocks_per_level=1, levels=1),
+    ],
+    ids=["conv_encoder", "residual"],
+)
+def test_every_pixel_counts(net):
+    v = jax.random.normal(jax.random.key(0), (4, 6, 1))
+
+    def output(v):
+        return jnp.sum(net.init_with_output(jax.random.key(1), v)[0] ** 2)
+
+    assert jnp.all(jax.jit(jax.grad(output))(v) != 0.0)
+
+
+def test_average_pooling_is_a_mean_of_two_by_two(x64):
+    """With an identity kernel and no nonlinearity one level of the encoder is the pooling."""
+    v = jax.random.normal(jax.random.key(0), (4, 6, 1), jnp.float64)
+    kernel = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)
+    theta = {"params": {"Conv3x3_0": {"kernel": kernel, "bias": jnp.zeros(1)}}}
+    pooled = networks.ConvEncoder(features=(1,), activation=lambda x: x).apply(theta, v)
+    expected = [v[i : i + 2, j : j + 2, 0].mean() for i in (0, 2) for j in (0, 2, 4)]
+    np.testing.assert_allclose(pooled, expected, rtol=1e-14)
+
+
+def test_residual_mlp_adds_its_input_where_widths_agree(x64):
+    x = jnp.array([0.3, -0.8, 1.2])
+    plain, residual = (networks.MLP(features=(3, 2), residual=r) for r in (False, True))
+    theta = oracles.to_float64(plain.init(jax.random.key(0), x))
+    p = theta["params"]
+    hidden = x + nn.elu(x @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"])
+    expected = nn.elu(hidden @ p["Dense_1"]["kernel"] + p["Dense_1"]["bias"])
+    np.testing.assert_allclose(residual.apply(theta, x), expected, rtol=1e-12)
+    assert not np.allclose(plain.apply(theta, x), expected)
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "match"),
+    [
+        (networks.ConvEncoder(features=(2, 2)), (6, 8, 1), "must be even to be pooled"),
+        (networks.ResidualConvNet(channels=2, levels=2), (4, 6, 1), "must be even to be pooled"),
+        (networks.ConvEncoder(), (8, 8), r"v must have rank 3, got shape \(8, 8\)"),
+        (networks.ResidualConvNet(), (2, 8, 8, 1), "v must have rank 3"),
+        (networks.ResidualConvNet(levels=0), (8, 8, 1), "levels must be"),
+        (networks.ResidualConvNet(channels=0), (8, 8, 1), "channels must be"),
+        (networks.ResidualConvNet(blocks_per_level=0), (8, 8, 1), "blocks_per_level must be"),
+        (networks.Conv3x3(2, implementation="fft"), (8, 8, 1), "implementation must be one of"),
+        (networks.Conv3x3(2), (8, 8), "x must have rank 3"),
+        (networks.Conv3x3(0), (8, 8, 1), "features must be"),
+    ],
+)
+def test_bad_input_names_the_argument(net, shape, match):
+    with pytest.raises(ValueError, match=match):
+        jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(shape))
