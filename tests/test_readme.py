@@ -1,0 +1,60 @@
+"""The README's code runs, and what it names exists."""
+
+import pathlib
+import re
+
+import jax.numpy as jnp
+import jbism
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_python_blocks_run_in_order_and_the_loss_falls():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 2
+    recorded = []
+    # Record the loss that the reader's loop computes.
+    training = blocks[0].replace(
+        "        theta, phi, theta_opt_state, phi_opt_state, key, v)\n",
+        "        theta, phi, theta_opt_state, phi_opt_state, key, v)\n    recorded.append(loss)\n",
+    )
+    assert training != blocks[0]
+    namespace = {"recorded": recorded}
+    exec(training, namespace)
+    losses = jnp.stack(recorded)
+    assert losses[-50:].mean() < losses[:50].mean()
+    exec(blocks[1], namespace)
+    assert jnp.isfinite(namespace["loss"])
+
+
+def test_commands_name_existing_modules_configs_and_targets():
+    for module in re.findall(r"python -m ([\w.]+)", README):
+        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+    for config in re.findall(r"experiments/configs/\w+\.py", README):
+        assert (ROOT / config).is_file(), config
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_config_table_lists_every_config():
+    listed = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    present = {path.stem for path in (ROOT / "experiments/configs").glob("*.py")}
+    assert listed == present - {"__init__", "base"}
+
+
+def test_room_table_names_what_is_public():
+    normal = jbism.distributions.Normal(jnp.zeros(2), jnp.zeros(2))
+    rows = re.findall(r"^\| (`jbism\.[^|]*) \| ([^|]*) \|$", README, re.MULTILINE)
+    assert len(rows) == 11
+    for rooms, contents in rows:
+        room = getattr(jbism, re.match(r"`jbism\.(\w+)`", rooms).group(1))
+        holder = normal if room is jbism.distributions else room
+        for name in re.findall(r"`(\w+)`", contents):
+            assert hasattr(holder, name), (rooms, name)
+
+
+def test_links_and_pictures_exist():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).is_file(), target
