@@ -1,7 +1,7 @@
 """From a config to the objects it names."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -155,7 +155,11 @@ def _dataset(config, key):
     if name == "freyface" and directory is None:
         raise ConfigError("config.data.dir must name the folder that holds Frey face")
     with naming("config.data"):
-        return data.load(name, key=key, data_dir=directory, **config.data[section])
+        dataset = data.load(name, key=key, data_dir=directory, **config.data[section])
+    if config.energy.name == "gaussian_rbm":  # its v is a vector
+        flat = {s: getattr(dataset, s) for s in ("train", "validation", "test")}
+        return replace(dataset, **{s: x.reshape(len(x), -1) for s, x in flat.items()})
+    return dataset
 
 
 def _energy(section):

@@ -62,10 +62,9 @@ def _gibbs(experiment, theta, phi, key, num_samples, progress):
     originals = jnp.asarray(experiment.dataset.test[:num_samples])
     latents = jax.vmap(lambda v: posterior.apply(phi, v).mean)(originals)
     reconstructions = jax.vmap(lambda h: visible(h).mean)(latents)
-    panels = {
-        f"Gibbs samples, {steps:,} steps from noise": v,
-        "their means E[v | h]": jax.vmap(lambda h: visible(h).mean)(h),
-    }
+    panels = {f"Gibbs samples, {steps:,} steps from noise": v}
+    if experiment.dataset.image_shape is not None:
+        panels["their means E[v | h]"] = jax.vmap(lambda h: visible(h).mean)(h)
     return _to_host(panels, originals, reconstructions)
 
 

@@ -1,4 +1,4 @@
-"""Argument checks: each raises an error that names the argument, what was expected and what came."""
+"""Argument checks: each raises an error that names the argument, what was expected, what came."""
 
 import math
 import operator

@@ -8,15 +8,17 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import jax
 
 Array: TypeAlias = jax.Array
+ArrayLike: TypeAlias = jax.typing.ArrayLike  # what becomes one: NumPy arrays and numbers too
 Key: TypeAlias = jax.Array  # a typed key (jax.random.key) or a raw uint32 key
 Params: TypeAlias = Any  # pytree of arrays
 Latent: TypeAlias = Any  # pytree of arrays: one h
 
 
+# Energies and posteriors are declared to return Any so that `flax.linen.Module.apply` is one.
 class Energy(Protocol):
     """E(v, h; θ) of one visible v and one latent h; log p(v, h) = -E(v, h) - log Z."""
 
-    def __call__(self, theta: Params, v: Array, h: Latent, /) -> Array:
+    def __call__(self, theta: Params, v: Array, h: Latent, /) -> Any:
         """Returns the scalar energy."""
         ...
 
@@ -50,8 +52,8 @@ class Distribution(Protocol):
 class Posterior(Protocol):
     """q(h | v; φ) of one visible v."""
 
-    def __call__(self, phi: Params, v: Array, /) -> Distribution:
-        """Returns the distribution of h given v."""
+    def __call__(self, phi: Params, v: Array, /) -> Any:
+        """Returns the `Distribution` of h given v."""
         ...
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jbism import _checks
-from jbism.typing import Array
+from jbism.typing import Array, ArrayLike
 
 
 class ReconstructionError(NamedTuple):
@@ -15,7 +15,7 @@ class ReconstructionError(NamedTuple):
     summed_squared_error: Array  # summed over dimensions, mean over examples, in units of v²
 
 
-def reconstruction_error(originals: Array, reconstructed: Array) -> ReconstructionError:
+def reconstruction_error(originals: ArrayLike, reconstructed: ArrayLike) -> ReconstructionError:
     """Compares reconstructions with their originals.
 
     Args:
@@ -34,10 +34,8 @@ def reconstruction_error(originals: Array, reconstructed: Array) -> Reconstructi
       >>> float(error.root_mean_squared_error), float(error.summed_squared_error)
       (0.5, 1.0)
     """
-    originals = _checks.batched("originals", originals)
-    reconstructed = _checks.batched("reconstructed", reconstructed)
-    _checks.same_shape("reconstructed", reconstructed, "originals", originals)
-    squares = (originals - reconstructed) ** 2
-    return ReconstructionError(
-        jnp.sqrt(jnp.mean(squares)), jnp.sum(squares) / originals.shape[0]
-    )
+    v = _checks.batched("originals", originals)
+    approximation = _checks.batched("reconstructed", reconstructed)
+    _checks.same_shape("reconstructed", approximation, "originals", v)
+    squares = (v - approximation) ** 2
+    return ReconstructionError(jnp.sqrt(jnp.mean(squares)), jnp.sum(squares) / v.shape[0])

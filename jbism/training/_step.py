@@ -10,7 +10,7 @@ from jbism import _checks
 from jbism.hypergradients import descend
 from jbism.losses import Objective, bism_loss, bism_lower_loss
 from jbism.training._state import TrainState
-from jbism.typing import Array, Divergence, Energy, Hypergradient, Key, Params, Posterior
+from jbism.typing import Array, ArrayLike, Divergence, Energy, Hypergradient, Key, Params, Posterior
 
 Metrics: TypeAlias = dict[str, Array]
 Step: TypeAlias = Callable[[TrainState, Array], tuple[TrainState, Metrics]]
@@ -80,9 +80,7 @@ def bilevel_step(
         (loss, upper_metrics), grads = jax.value_and_grad(upper_loss, has_aux=True)(
             state.theta, phi, phi_opt_state, key_upper, v
         )
-        updates, theta_opt_state = theta_optimizer.update(
-            grads, state.theta_opt_state, state.theta
-        )
+        updates, theta_opt_state = theta_optimizer.update(grads, state.theta_opt_state, state.theta)
         theta = optax.apply_updates(state.theta, updates)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **upper_metrics}
         if num_lower_steps:
@@ -193,8 +191,8 @@ def bism_step(
 
 
 def train_steps(
-    step: Step, data: Array
-) -> Callable[[TrainState, Array], tuple[TrainState, Metrics]]:
+    step: Step, data: ArrayLike
+) -> Callable[[TrainState, ArrayLike], tuple[TrainState, Metrics]]:
     """Compiles many steps into one program over data that stay on the device.
 
     Args:
@@ -216,10 +214,10 @@ def train_steps(
       >>> float(state), metrics["sum"].tolist()
       (6.0, [1.0, 5.0])
     """
-    data = _checks.batched("data", data)
+    examples = _checks.batched("data", data)
 
-    def run(state, indices, data):
-        return jax.lax.scan(lambda state, rows: step(state, data[rows]), state, indices)
+    def run(state, indices, examples):
+        return jax.lax.scan(lambda state, rows: step(state, examples[rows]), state, indices)
 
     compiled = jax.jit(run, donate_argnums=0)
-    return lambda state, indices: compiled(state, indices, data)
+    return lambda state, indices: compiled(state, indices, examples)
