@@ -1,8 +1,11 @@
 """What the binaries share: one-line errors and exit codes."""
 
+import contextlib
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -30,6 +33,32 @@ def run(main: Callable[[], None]) -> None:
             _fail(str(error))
 
     app.run(guarded, flags_parser=_parse_flags)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[Any, int], None]]:
+    """Yields a training callback that raises the first KeyboardInterrupt; a second comes at once.
+
+    Raised just anywhere, it may leave the queues of the event writer in a state in which closing
+    them never returns.
+    """
+    received: list[int] = []
+
+    def receive(number, frame):  # noqa: ARG001
+        received.append(number)
+        signal.signal(signal.SIGINT, former)
+
+    def check(state, step):  # noqa: ARG001
+        if received:
+            raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGINT, receive)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, former)
+    if received:
+        raise KeyboardInterrupt
 
 
 def _parse_flags(argv):

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from experiments.configs import base
 from experiments.validation import ConfigError, naming, validate
-from jbism import data, divergences, energies, hypergradients, losses, networks, posteriors
+from jbism import _checks, data, divergences, energies, hypergradients, losses, networks, posteriors
 from jbism.training import TrainState, bism_step, create_state
 
 _ACTIVATIONS = {"elu": nn.elu, "silu": nn.silu, "softplus": nn.softplus, "tanh": jnp.tanh}
@@ -60,8 +60,8 @@ def load_config(values: Mapping[str, Any]) -> ConfigDict:
       ConfigError: if a key is unknown or missing, or a value cannot be used.
     """
     with naming("config"):
-        given = ConfigDict(values)
-    validate(given)
+        _checks.instance("the stored value", values, dict)
+    validate(ConfigDict(values))
     config = base.get_config()
     with naming("config"):
         config.update(values)

@@ -8,16 +8,21 @@ from absl import flags
 from experiments import _main, evaluation, report, sampling
 from experiments.restore import restore
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Work directory written by experiments.train.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Work directory written by experiments.train.", required=True
+)
 _OUT = flags.DEFINE_string("out", None, "File to write; by default WORKDIR/evaluation.json.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the estimates.")
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; by default the latest.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of local data files, if it has moved.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
+flags.adopt_module_key_flags(_main)
 
 
 def main() -> None:
     experiment, state = restore(_WORKDIR.value, _STEP.value, _DATA_DIR.value)
+    out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "evaluation.json").absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
     theta = experiment.evaluated_theta(state)
     key_evaluation, key_samples = jax.random.split(jax.random.key(_SEED.value))
     figures = evaluation.evaluate(experiment, theta, state.phi, key_evaluation)
@@ -30,7 +35,6 @@ def main() -> None:
         progress=_PROGRESS.value,
     )
     figures |= evaluation.reconstruction(samples.originals, samples.reconstructions)
-    out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "evaluation.json").absolute()
     report.write_json(out, figures)
     print(f"{experiment.config.name} after {int(state.step):,} steps, on the test set:")
     print(report.table(figures))
@@ -38,5 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
     _main.run(main)

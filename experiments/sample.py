@@ -8,13 +8,16 @@ from absl import flags
 from experiments import _main, report
 from experiments.restore import restore
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Work directory written by experiments.train.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Work directory written by experiments.train.", required=True
+)
 _OUT = flags.DEFINE_string("out", None, "Directory for the files; by default WORKDIR/samples.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "How many; by default as trained.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the sampler.")
 _STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; by default the latest.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of local data files, if it has moved.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
+flags.adopt_module_key_flags(_main)
 
 
 def main() -> None:
@@ -35,5 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
     _main.run(main)

@@ -2,7 +2,8 @@
 
 Writes to the work directory: config.json, metrics.jsonl, tensorboard/, checkpoints/, curves.png,
 samples.png, samples.npz, reconstructions.png (images only) and evaluation.json. Run again, the
-same command resumes; --overwrite starts over.
+same command resumes; --overwrite starts over. Ctrl-C stops training after the current call of
+steps_per_call steps, twice at once.
 """
 
 import json
@@ -31,6 +32,7 @@ _WORKDIR = flags.DEFINE_string(
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start over, removing the run's outputs.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
+flags.adopt_module_key_flags(_main)
 
 # What may change between a run and its resumption: the data's place, how long, how often, and
 # what happens after training.
@@ -59,7 +61,10 @@ def main() -> None:
         if resumed is not None:
             state = saved.restore(state)
             print(f"resuming from step {resumed:,} of {config.train.num_steps:,}", flush=True)
-        with MetricsWriter(workdir, resume_step=resumed) as writer:
+        with (
+            MetricsWriter(workdir, resume_step=resumed) as writer,
+            _main.interruptible() as check_interrupt,
+        ):
             state = fit(
                 state,
                 train_steps(experiment.step, experiment.dataset.train),
@@ -71,6 +76,7 @@ def main() -> None:
                 checkpoint_every=config.log.checkpoint_every,
                 writer=writer,
                 progress=_PROGRESS.value,
+                callbacks=[(config.train.steps_per_call, check_interrupt)],
             )
     report.write_curves(workdir)
     key_samples, key_evaluation = jax.random.split(experiment.report_key)
@@ -86,5 +92,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
     _main.run(main)

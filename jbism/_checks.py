@@ -1,6 +1,7 @@
 """Argument checks: each raises an error that names the argument, what was expected, what came."""
 
 import math
+import numbers
 import operator
 from typing import Any
 
@@ -19,7 +20,7 @@ def non_negative(name: str, value: Any) -> float:
 
 
 def _bounded(name, value, accepts, expected):
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {expected}, got {value!r} of type {type(value).__name__}")
     if not (math.isfinite(value) and accepts(value)):
         raise ValueError(f"{name} must be {expected}, got {value!r}")
@@ -89,6 +90,20 @@ def batched(name: str, x: Any) -> jax.Array:
     if x.ndim < 1 or x.shape[0] == 0:
         raise ValueError(f"{name} must have a non-empty leading batch axis, got shape {x.shape}")
     return x
+
+
+def examples(name: str, x: Any) -> jax.Array:
+    """Returns ``x`` as a floating array [batch, *event] with at least one event axis."""
+    x = batched(name, x)
+    if x.ndim < 2:
+        raise ValueError(f"{name} must have shape [batch, *event], got {x.shape}")
+    return x
+
+
+def option(name: str, value: Any, example: str) -> None:
+    """Raises unless ``value`` is a callable that is no class, such as ``example``."""
+    if isinstance(value, type) or not callable(value):
+        raise TypeError(f"{name} must be an instance such as {example}, got {value!r}")
 
 
 def scalar(name: str, x: Any) -> jax.Array:

@@ -1,5 +1,6 @@
 """Second opinions for the tests: enumeration, quadrature, dense Gaussians, finite differences."""
 
+import functools
 import itertools
 
 import jax
@@ -8,6 +9,12 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 from jbism import energies
+
+# Tests run a program a few times: quick compilation matters more than quick code.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+# NaN is not close to NaN.
+assert_close = functools.partial(np.testing.assert_allclose, equal_nan=False)
 
 
 def to_float64(tree):
@@ -29,14 +36,14 @@ def perturbed(key, tree, scale):
 def gaussian_rbm(key, dim_v, num_hidden, *, scale=0.5):
     """A GRBM all of whose parameters, σ included, are away from their initial values."""
     model = energies.GaussianRBM(num_hidden=num_hidden)
-    theta = jax.jit(model.init)(key, jnp.zeros(dim_v), jnp.zeros(num_hidden))
+    theta = jit(model.init)(key, jnp.zeros(dim_v), jnp.zeros(num_hidden))
     return model, perturbed(key, to_float64(theta), scale)
 
 
 def linear_gaussian(key, dim_v, num_latents, *, scale=0.15):
     """A LinearGaussian with dense A, B, C and non-zero biases; Λ stays positive definite."""
     model = energies.LinearGaussian(num_latents=num_latents)
-    theta = jax.jit(model.init)(key, jnp.zeros(dim_v), jnp.zeros(num_latents))
+    theta = jit(model.init)(key, jnp.zeros(dim_v), jnp.zeros(num_latents))
     theta = perturbed(key, to_float64(theta), scale)
     precision, _ = joint_gaussian(theta)
     assert np.linalg.eigvalsh(precision).min() > 0.05
@@ -51,7 +58,11 @@ def joint_gaussian(theta):
         tril = np.tril(raw, -1) + np.diag(np.exp(np.diag(raw)))
         return tril @ tril.T
 
-    a, c, b = from_cholesky(p["visible_cholesky"]), from_cholesky(p["latent_cholesky"]), p["coupling"]
+    a, c, b = (
+        from_cholesky(p["visible_cholesky"]),
+        from_cholesky(p["latent_cholesky"]),
+        p["coupling"],
+    )
     return np.block([[a, -b], [-b.T, c]]), np.concatenate([p["visible_bias"], p["latent_bias"]])
 
 
@@ -102,14 +113,14 @@ def assert_gradient(f, x, grad, key, *, num_directions=3, rtol=1e-6, atol=1e-9):
     for direction_key in jax.random.split(key, num_directions):
         direction = perturbed(direction_key, jax.tree.map(jnp.zeros_like, x), 1.0)
         expected = directional_difference(f, x, direction)
-        np.testing.assert_allclose(tree_dot(grad, direction), expected, rtol=rtol, atol=atol)
+        assert_close(tree_dot(grad, direction), expected, rtol=rtol, atol=atol)
 
 
 def assert_trees_close(actual, expected, *, rtol=1e-7, atol=0.0):
     """Asserts equal structure and equal values to a tolerance."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, e, rtol=rtol, atol=atol)
+        assert_close(a, e, rtol=rtol, atol=atol)
 
 
 def tree_distance(x, y):

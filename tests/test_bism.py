@@ -5,11 +5,10 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 
-from jbism import distributions, energies, networks, posteriors
+from jbism import energies, networks, posteriors
 from jbism.divergences import IWAE, KL, Fisher, MeanFieldKL
 from jbism.estimators import variational_score
 from jbism.hypergradients import Descent, FirstOrder, Unroll
@@ -17,12 +16,12 @@ from jbism.losses import DSM, MDSM, SM, SSM, bism_loss, bism_lower_loss
 from tests import oracles
 
 BATCH, DIM_V, NUM_LATENTS = 4, 2, 3
-OBJECTIVES = (SM(), SSM(), SSM("gaussian"), DSM(0.3), MDSM(0.1, 0.8, 0.2, "geometric"))
+OBJECTIVES = (SM(), SSM(), DSM(0.3), MDSM(0.1, 0.8, 0.2, "geometric"))
 KEY = jax.random.key(5)
 
 
 def name(option):
-    return type(option).__name__
+    return getattr(option, "__name__", type(option).__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +65,7 @@ def deep():
     model = energies.DeepEBLVM(NUM_LATENTS, networks.MLP((4,)))
     posterior = posteriors.Gaussian(NUM_LATENTS, networks.MLP((3,)))
     v = jnp.zeros(DIM_V)
-    theta = jax.jit(model.init)(jax.random.key(0), v, jnp.zeros(NUM_LATENTS))
+    theta = oracles.jit(model.init)(jax.random.key(0), v, jnp.zeros(NUM_LATENTS))
     return model, oracles.to_float64(theta), posterior, None
 
 
@@ -75,9 +74,9 @@ def data():
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=name)
-@pytest.mark.parametrize("problem", [rbm, linear_gaussian], ids=["rbm", "linear_gaussian"])
+@pytest.mark.parametrize("problem", [rbm, linear_gaussian])
 def test_theorem_1(x64, problem, objective):
-    """With q exact and φ*(θ) differentiated, BiSM's gradient is that of the marginal's objective."""
+    """With q exact and φ*(θ) differentiated, the gradient is that of the marginal's objective."""
     model, theta, posterior, solution = problem()
     objective, v = Deterministic(objective), data()
 
@@ -106,7 +105,7 @@ def test_theorem_1(x64, problem, objective):
         values, scores = objective(score, KEY, objective.corrupt(KEY, v))
         return jnp.mean(values), (values, scores)
 
-    @jax.jit
+    @oracles.jit
     def evaluate(theta):
         return (
             bilevel(ClosedForm(solution))(theta),
@@ -116,15 +115,15 @@ def test_theorem_1(x64, problem, objective):
 
     exact, first_order, ((value, (values, scores)), grad) = evaluate(theta)
     for (loss, aux), _ in (exact, first_order):
-        np.testing.assert_allclose(loss, value, rtol=1e-9)
-        np.testing.assert_allclose(aux.losses, values, rtol=1e-8, atol=1e-10)
+        oracles.assert_close(loss, value, rtol=1e-9)
+        oracles.assert_close(aux.losses, values, rtol=1e-8, atol=1e-10)
         norm = jnp.mean(jnp.sqrt(jnp.sum(scores**2, axis=1)))
-        np.testing.assert_allclose(aux.score_norm, norm, rtol=1e-9)
+        oracles.assert_close(aux.score_norm, norm, rtol=1e-9)
     assert oracles.tree_distance(exact[1], grad) < 1e-8
-    assert oracles.tree_distance(first_order[1], grad) > 0.05
+    assert oracles.tree_distance(first_order[1], grad) > 0.01
 
 
-@pytest.mark.parametrize("problem", [rbm, linear_gaussian], ids=["rbm", "linear_gaussian"])
+@pytest.mark.parametrize("problem", [rbm, linear_gaussian])
 def test_variational_score_at_the_exact_posterior_is_the_marginal_score_for_every_h(x64, problem):
     model, theta, posterior, solution = problem()
     v = data()[0]
@@ -133,10 +132,10 @@ def test_variational_score_at_the_exact_posterior_is_the_marginal_score_for_ever
         found = variational_score(
             theta, solution(theta), v, h, energy=model.apply, posterior=posterior.apply
         )
-        np.testing.assert_allclose(found, score, rtol=1e-10)
+        oracles.assert_close(found, score, rtol=1e-10)
 
 
-@pytest.mark.parametrize("problem", [rbm, linear_gaussian], ids=["rbm", "linear_gaussian"])
+@pytest.mark.parametrize("problem", [rbm, linear_gaussian])
 def test_scores_of_the_standard_normal_are_minus_v(x64, problem):
     model, theta, posterior, solution = problem()
     theta = jax.tree.map(jnp.zeros_like, theta)
@@ -144,29 +143,25 @@ def test_scores_of_the_standard_normal_are_minus_v(x64, problem):
     found = variational_score(
         theta, solution(theta), v, jnp.ones(3), energy=model.apply, posterior=posterior.apply
     )
-    np.testing.assert_allclose(found, -v, rtol=1e-13)
+    oracles.assert_close(found, -v, rtol=1e-13)
 
 
+# Every objective with every divergence of discrete latents, and each once with continuous ones.
 GRADIENT_CASES = [
-    pytest.param(problem, objective, divergence, id="-".join((problem.__name__, *map(name, options))))
-    for problem, divergences in (
-        (rbm, (KL(), IWAE(2), MeanFieldKL())),
-        (deep, (KL(), IWAE(2), Fisher())),
-    )
-    for options in itertools.product((SM(), SSM(), DSM(0.3), MDSM(0.1, 0.8, 0.2)), divergences)
-    for objective, divergence in [options]
+    *itertools.product([rbm], OBJECTIVES, [KL(), IWAE(2), MeanFieldKL()]),
+    *zip(itertools.repeat(deep), OBJECTIVES, [Fisher(), KL(), IWAE(2), Fisher()]),
 ]
 
 
-@pytest.mark.parametrize(("problem", "objective", "divergence"), GRADIENT_CASES)
+@pytest.mark.parametrize(("problem", "objective", "divergence"), GRADIENT_CASES, ids=name)
 def test_gradient_against_finite_differences(x64, problem, objective, divergence):
     model, theta, posterior, _ = problem()
     v = data()
-    phi = oracles.to_float64(jax.jit(posterior.init)(jax.random.key(1), v[0]))
+    phi = oracles.to_float64(oracles.jit(posterior.init)(jax.random.key(1), v[0]))
     phi = oracles.perturbed(jax.random.key(2), phi, 0.2)
-    optimizer = optax.adam(0.05, eps_root=1e-8) if objective == DSM(0.3) else optax.sgd(0.3)
+    optimizer = optax.adam(0.05, eps_root=1e-8) if objective == DSM(0.3) else optax.sgd(0.002)
 
-    @jax.jit
+    @oracles.jit
     def value_and_grads(theta):
         def loss(theta, phi):
             return bism_loss(
@@ -208,4 +203,4 @@ def test_lower_loss_is_the_weighted_mean_at_corrupted_data(x64):
         divergence=MeanFieldKL(),
     )
     free_energy = jax.vmap(lambda v: model.apply(theta, v, method="free_energy"))(corrupted.inputs)
-    np.testing.assert_allclose(found, jnp.mean(free_energy / corrupted.sigma), rtol=1e-11)
+    oracles.assert_close(found, jnp.mean(free_energy / corrupted.sigma), rtol=1e-11)

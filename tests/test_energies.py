@@ -42,18 +42,16 @@ def test_rbm_energy_by_hand(rbm):
     by_hand -= sum(
         V[i] * p["weights"][i, j] * h[j] for i in range(DIM_V) for j in range(NUM_HIDDEN)
     )
-    np.testing.assert_allclose(model.apply(theta, V, h), by_hand, rtol=1e-13)
+    oracles.assert_close(model.apply(theta, V, h), by_hand, rtol=1e-13)
 
 
 def test_rbm_free_energy_and_posterior_by_enumeration(rbm):
     model, theta = rbm
     log_joint = -jax.vmap(model.apply, (None, None, 0))(theta, V, STATES)
     free_energy = model.apply(theta, V, method="free_energy")
-    np.testing.assert_allclose(free_energy, -logsumexp(log_joint), rtol=1e-13)
+    oracles.assert_close(free_energy, -logsumexp(log_joint), rtol=1e-13)
     q = model.apply(theta, V, method="hidden_given_visible")
-    np.testing.assert_allclose(
-        jax.vmap(q.log_prob)(STATES), log_joint - logsumexp(log_joint), rtol=1e-12
-    )
+    oracles.assert_close(jax.vmap(q.log_prob)(STATES), log_joint - logsumexp(log_joint), rtol=1e-12)
 
 
 def test_rbm_score_is_minus_the_mean_energy_gradient(rbm):
@@ -61,7 +59,7 @@ def test_rbm_score_is_minus_the_mean_energy_gradient(rbm):
     log_joint = -jax.vmap(model.apply, (None, None, 0))(theta, V, STATES)
     gradients = jax.vmap(jax.grad(model.apply, 1), (None, None, 0))(theta, jnp.asarray(V), STATES)
     score = -jax.grad(lambda v: model.apply(theta, v, method="free_energy"))(jnp.asarray(V))
-    np.testing.assert_allclose(score, -jax.nn.softmax(log_joint) @ gradients, rtol=1e-12)
+    oracles.assert_close(score, -jax.nn.softmax(log_joint) @ gradients, rtol=1e-12)
 
 
 def test_rbm_visible_conditional_and_log_hidden_marginal_by_quadrature(rbm):
@@ -69,9 +67,9 @@ def test_rbm_visible_conditional_and_log_hidden_marginal_by_quadrature(rbm):
     for h in STATES:
         log_z_h = oracles.log_integral(lambda v, h=h: -model.apply(theta, v, h), DIM_V)
         log_marginal = model.apply(theta, h, method="log_hidden_marginal")
-        np.testing.assert_allclose(log_marginal, log_z_h, rtol=1e-10)
+        oracles.assert_close(log_marginal, log_z_h, rtol=1e-10)
         d = model.apply(theta, h, method="visible_given_hidden")
-        np.testing.assert_allclose(d.log_prob(V), -model.apply(theta, V, h) - log_z_h, rtol=1e-9)
+        oracles.assert_close(d.log_prob(V), -model.apply(theta, V, h) - log_z_h, rtol=1e-9)
 
 
 def test_rbm_log_partition_two_ways(rbm):
@@ -82,7 +80,7 @@ def test_rbm_log_partition_two_ways(rbm):
     by_quadrature = oracles.log_integral(
         lambda v: -model.apply(theta, v, method="free_energy"), DIM_V
     )
-    np.testing.assert_allclose(by_states, by_quadrature, rtol=1e-10)
+    oracles.assert_close(by_states, by_quadrature, rtol=1e-10)
 
 
 def test_rbm_without_coupling_is_the_standard_normal(x64):
@@ -91,7 +89,7 @@ def test_rbm_without_coupling_is_the_standard_normal(x64):
     assert "log_sigma" not in theta["params"]
     theta = jax.tree.map(jnp.zeros_like, theta)
     score = -jax.grad(lambda v: model.apply(theta, v, method="free_energy"))(jnp.asarray(V))
-    np.testing.assert_allclose(score, -V, rtol=1e-15)
+    oracles.assert_close(score, -V, rtol=1e-15)
 
 
 def test_rbm_sigma_is_in_the_units_of_v(x64):
@@ -103,7 +101,7 @@ def test_rbm_sigma_is_in_the_units_of_v(x64):
         theta = oracles.to_float64(model.init(jax.random.key(0), jnp.zeros(2), h))
         theta["params"]["weights"] = jnp.zeros((2, 2))
         values.append(model.apply(theta, V, h))
-    np.testing.assert_allclose(values, 0.5 * np.sum((V / 0.3) ** 2), rtol=1e-7)
+    oracles.assert_close(values, 0.5 * np.sum((V / 0.3) ** 2), rtol=1e-7)
 
 
 def test_linear_gaussian_energy_is_the_dense_quadratic(gaussian):
@@ -111,9 +109,7 @@ def test_linear_gaussian_energy_is_the_dense_quadratic(gaussian):
     precision, field = oracles.joint_gaussian(theta)
     h = np.array([0.3, -2.0])
     x = np.concatenate([V3, h])
-    np.testing.assert_allclose(
-        model.apply(theta, V3, h), 0.5 * x @ precision @ x - field @ x, rtol=1e-13
-    )
+    oracles.assert_close(model.apply(theta, V3, h), 0.5 * x @ precision @ x - field @ x, rtol=1e-13)
 
 
 def test_linear_gaussian_against_the_dense_joint(gaussian):
@@ -122,23 +118,21 @@ def test_linear_gaussian_against_the_dense_joint(gaussian):
     covariance = np.linalg.inv(precision)
     mean = covariance @ field
     log_z = (
-        0.5 * field @ mean
-        - 0.5 * np.linalg.slogdet(precision)[1]
-        + 2.5 * math.log(2.0 * math.pi)
+        0.5 * field @ mean - 0.5 * np.linalg.slogdet(precision)[1] + 2.5 * math.log(2.0 * math.pi)
     )
-    np.testing.assert_allclose(model.apply(theta, method="log_partition"), log_z, rtol=1e-12)
+    oracles.assert_close(model.apply(theta, method="log_partition"), log_z, rtol=1e-12)
 
     v, h = slice(0, 3), slice(3, 5)
     marginal = model.apply(theta, method="marginal")
-    np.testing.assert_allclose(marginal.mean, mean[v], rtol=1e-11)
-    np.testing.assert_allclose(marginal.covariance, covariance[v, v], rtol=1e-11)
+    oracles.assert_close(marginal.mean, mean[v], rtol=1e-11)
+    oracles.assert_close(marginal.covariance, covariance[v, v], rtol=1e-11)
     free_energy = model.apply(theta, V3, method="free_energy")
-    np.testing.assert_allclose(-free_energy - log_z, marginal.log_prob(jnp.asarray(V3)), rtol=1e-11)
+    oracles.assert_close(-free_energy - log_z, marginal.log_prob(jnp.asarray(V3)), rtol=1e-11)
 
     def assert_conditional(d, target, given, value):
         gain = covariance[target, given] @ np.linalg.inv(covariance[given, given])
-        np.testing.assert_allclose(d.mean, mean[target] + gain @ (value - mean[given]), rtol=1e-10)
-        np.testing.assert_allclose(
+        oracles.assert_close(d.mean, mean[target] + gain @ (value - mean[given]), rtol=1e-10)
+        oracles.assert_close(
             d.covariance, covariance[target, target] - gain @ covariance[given, target], rtol=1e-10
         )
 
@@ -154,13 +148,11 @@ def test_linear_gaussian_by_quadrature(x64):
         return -model.apply(theta, x[:1], x[1:])
 
     log_z = oracles.log_integral(log_joint, 2)
-    np.testing.assert_allclose(model.apply(theta, method="log_partition"), log_z, rtol=1e-10)
+    oracles.assert_close(model.apply(theta, method="log_partition"), log_z, rtol=1e-10)
     v = jnp.array([0.6])
-    log_marginal = oracles.log_integral(
-        lambda h: -model.apply(theta, v, h), 1
-    )
+    log_marginal = oracles.log_integral(lambda h: -model.apply(theta, v, h), 1)
     free_energy = model.apply(theta, v, method="free_energy")
-    np.testing.assert_allclose(free_energy, -log_marginal, rtol=1e-10)
+    oracles.assert_close(free_energy, -log_marginal, rtol=1e-10)
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.5, 0.99])
@@ -194,7 +186,7 @@ def test_deep_energy_by_hand(x64):
     coupled = p["coupling"]["kernel"].T @ elu(V @ dense["kernel"] + dense["bias"]) + h
     output = np.concatenate([coupled, h]) @ p["head"]["kernel"] + p["head"]["bias"]
     assert p["head"]["kernel"].shape == (4, 3)
-    np.testing.assert_allclose(model.apply(theta, V, h), np.sum(elu(output) ** 2), rtol=1e-13)
+    oracles.assert_close(model.apply(theta, V, h), np.sum(elu(output) ** 2), rtol=1e-13)
 
 
 def test_deep_energy_has_twice_as_many_features_as_latents_by_default():

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 import jbism.data._toy
 from experiments import evaluation, report, sampling
@@ -57,6 +58,7 @@ DEEP = {
     "energy.name": "deep_eblvm",
     "posterior.name": "gaussian",
     "divergence.name": "fisher",
+    "hypergradient.name": "first_order",
     "sampling.name": "langevin",
 }
 
@@ -66,6 +68,19 @@ def make_config(name, overrides):
     config = importlib.import_module(f"experiments.configs.{name}").get_config()
     config.update_from_flattened_dict(overrides)
     return config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache_of_this_file(tmp_path_factory):
+    """Most tests here compile the same initialisations."""
+    former = jax.config.jax_persistent_cache_min_compile_time_secs
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    yield
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", former)
 
 
 @pytest.fixture(scope="module")
@@ -206,11 +221,11 @@ def test_every_option_reaches_training(key, value, rest, fingerprints):
     assert fingerprints(changed) != fingerprints(options_config(rest))
 
 
-def test_building_is_a_function_of_the_config():
-    assert fingerprint(options_config({})) == fingerprint(options_config({}))
+def test_building_is_a_function_of_the_config(fingerprints):
+    assert fingerprint(options_config({})) == fingerprints(options_config({}))
 
 
-def test_what_training_does_not_depend_on():
+def test_what_training_does_not_depend_on(fingerprints):
     """These may differ when a run is resumed."""
     others = {
         "train.num_steps": 70,
@@ -218,7 +233,7 @@ def test_what_training_does_not_depend_on():
         "sampling.num_samples": 3,
         "evaluation.num_examples": 3,
     }
-    assert fingerprint(options_config(others)) == fingerprint(options_config({}))
+    assert fingerprints(options_config(others)) == fingerprints(options_config({}))
 
 
 def test_a_stored_config_is_the_config():
@@ -432,7 +447,7 @@ def test_keys_and_types_of_a_stored_config():
         change(changed)
         with pytest.raises(ConfigError, match=re.escape(message)):
             load_config(changed)
-    with pytest.raises(ConfigError, match="config"):
+    with pytest.raises(ConfigError, match="config: the stored value must be dict, got list"):
         load_config([1, 2])
     with pytest.raises(ConfigError, match="must be ConfigDict, got dict"):
         validate({"train": 3})
@@ -456,31 +471,35 @@ def test_missing_and_unreadable_data_are_named(tmp_path, monkeypatch):
 # What is reported
 
 
-def enumerated_log_likelihood(theta, v):
-    """Returns the mean log p(v) of a Gaussian RBM in double precision, by its definition."""
-    parameters = {name: np.asarray(x, np.float64) for name, x in theta["params"].items()}
+def enumerated_latents(parameters):
+    """Returns every h of a Gaussian RBM, [2^H, H], and log ∫ exp(-E(v, h)) dv up to a constant."""
     w, b, c = (parameters[name] for name in ("weights", "visible_bias", "hidden_bias"))
+    h = np.array(list(itertools.product((0.0, 1.0), repeat=len(c))))
+    # exp(-E(v, h)) is a constant of h times N(v; mean, σ²): completing the square.
     sigma = np.exp(parameters["log_sigma"])
-    terms, constants = [], []
-    for latents in itertools.product((0.0, 1.0), repeat=len(c)):
-        h = np.array(latents)
-        mean = b + sigma**2 * (w @ h)
-        # exp(-E(v, h)) = constant(h) N(v; mean, σ²): completing the square.
-        constants.append(c @ h + 0.5 * np.sum((mean / sigma) ** 2 - (b / sigma) ** 2))
-        log_normal = -0.5 * ((v - mean) / sigma) ** 2 - np.log(sigma) - 0.5 * np.log(2 * np.pi)
-        terms.append(constants[-1] + log_normal.sum(1))
-    log_z = np.logaddexp.reduce(constants)
-    return float(np.mean(np.logaddexp.reduce(terms, axis=0) - log_z))
+    means = b + sigma**2 * (h @ w.T)
+    return h, h @ c + 0.5 * np.sum((means / sigma) ** 2 - (b / sigma) ** 2, axis=1)
+
+
+def enumerated_log_likelihood(theta, v):
+    """Returns the mean log p(v) of a Gaussian RBM in double precision, as a mixture."""
+    parameters = {name: np.asarray(x, np.float64) for name, x in theta["params"].items()}
+    h, log_weights = enumerated_latents(parameters)
+    sigma = np.exp(parameters["log_sigma"])
+    means = parameters["visible_bias"] + sigma**2 * (h @ parameters["weights"].T)
+    z = (v[:, None] - means[None]) / sigma
+    log_normal = np.sum(-0.5 * z**2 - np.log(sigma) - 0.5 * np.log(2 * np.pi), axis=-1)
+    log_joint = log_normal + (log_weights - np.logaddexp.reduce(log_weights))
+    return float(np.mean(np.logaddexp.reduce(log_joint, axis=1)))
 
 
 @pytest.fixture(scope="module")
 def shaped(rbm):
     """Parameters of an RBM whose latents matter."""
     rng = np.random.default_rng(0)
-    theta = jax.tree.map(
+    return jax.tree.map(
         lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), rbm.initial_state.theta
     )
-    return theta
 
 
 def test_figures_of_an_rbm(rbm, shaped):
@@ -555,22 +574,49 @@ def test_figures_of_a_deep_model(deep):
     assert figures["posterior_fisher_divergence"] > 0
 
 
-def test_samples_of_an_rbm_and_its_reconstructions(rbm, shaped):
+def test_samples_of_an_rbm_have_its_moments(rbm, shaped):
     phi = rbm.initial_state.phi
-    samples = sampling.draw(rbm, shaped, phi, jax.random.key(0), num_samples=1000, progress=False)
-    assert list(samples.panels) == ["Gibbs samples, 20 steps from noise", "their means E[v | h]"]
-    drawn, means = samples.panels.values()
-    assert drawn.shape == means.shape == (1000, 2)
-    # v = E[v | h] + σ ε of the same h.
-    noise = (drawn - means) / np.exp(shaped["params"]["log_sigma"])[None]
-    assert np.abs(noise.mean(0)).max() < 5 / math.sqrt(1000)
-    assert np.abs((noise**2).mean(0) - 1).max() < 5 * math.sqrt(2 / 1000)
+    samples = sampling.draw(rbm, shaped, phi, jax.random.key(0), num_samples=4000, progress=False)
+    assert list(samples.panels) == ["Gibbs samples, 20 steps from noise"]
+    (drawn,) = samples.panels.values()
+    # The model is a mixture of Gaussians, one a latent.
+    parameters = {name: np.asarray(x, np.float64) for name, x in shaped["params"].items()}
+    sigma = np.exp(parameters["log_sigma"])
+    h, log_weights = enumerated_latents(parameters)
+    weights = np.exp(log_weights - np.logaddexp.reduce(log_weights))
+    means = parameters["visible_bias"] + sigma**2 * (h @ parameters["weights"].T)
+    mean = weights @ means
+    deviation = np.sqrt(weights @ (means - mean) ** 2 + sigma**2)
+    assert np.abs((drawn.mean(0) - mean) / (deviation / math.sqrt(4000))).max() < 4
+    np.testing.assert_allclose(drawn.std(0), deviation, rtol=0.08)
+
     np.testing.assert_array_equal(samples.originals, rbm.dataset.test)
-    q_mean = jax.vmap(lambda v: rbm.posterior.apply(phi, v).mean)(rbm.dataset.test)
-    expected = jax.vmap(lambda h: rbm.energy.apply(shaped, h, method="visible_given_hidden").mean)(
-        q_mean
+    q_mean = np.asarray(jax.vmap(lambda v: rbm.posterior.apply(phi, v).mean)(rbm.dataset.test))
+    expected = parameters["visible_bias"] + sigma**2 * (q_mean @ parameters["weights"].T)
+    np.testing.assert_allclose(samples.reconstructions, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_of_images(tmp_path):
+    overrides = {
+        "energy.gaussian_rbm.num_hidden": 4,
+        "sampling.num_samples": 16,
+        "sampling.gibbs.num_steps": 5,
+    }
+    experiment = build(make_config("digits_rbm", overrides))
+    report.write_samples(
+        experiment, experiment.initial_state, tmp_path, key=jax.random.key(0), progress=False
     )
-    np.testing.assert_allclose(samples.reconstructions, expected, rtol=1e-5)
+    for name in ("samples.png", "reconstructions.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    with np.load(tmp_path / "samples.npz") as stored:
+        assert list(stored["titles"]) == [
+            "Gibbs samples, 5 steps from noise",
+            "their means E[v | h]",
+        ]
+        noise = stored["panel_0"] - stored["panel_1"]
+        assert noise.shape == (16, 64)
+    assert abs(noise.mean()) < 5 / math.sqrt(noise.size)  # σ = 1 at the start
+    assert abs((noise**2).mean() - 1) < 5 * math.sqrt(2 / noise.size)
 
 
 def test_pictures_of_points_under_a_deep_model(tmp_path):

@@ -32,24 +32,27 @@ def start():
     return theta, {"a": jnp.array([0.2, -0.5]), "b": jnp.array([0.9])}
 
 
-def reached(strategy, phi):
-    """θ ↦ φ_N(θ), compiled."""
-    return jax.jit(lambda theta: strategy(lower_loss, theta, phi, KEY)[0])
-
-
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("num_steps", [1, 3, 7])
 def test_unroll_derivative_against_finite_differences(x64, name, num_steps):
     theta, phi = start()
-    phi_n = reached(Unroll(num_steps, OPTIMIZERS[name]), phi)
+    strategy = Unroll(num_steps, OPTIMIZERS[name])
     cotangent = {"a": jnp.array([1.3, -0.2]), "b": jnp.array([0.6])}
     direction = jnp.array([0.5, 1.0, -0.8])
-    expected = oracles.directional_difference(phi_n, theta, direction)
-    _, tangent = jax.jvp(phi_n, (theta,), (direction,))
+
+    @oracles.jit
+    def derivatives(theta):
+        def phi_n(theta):
+            return strategy(lower_loss, theta, phi, KEY)[0]
+
+        value, tangent = jax.jvp(phi_n, (theta,), (direction,))
+        return value, tangent, jax.vjp(phi_n, theta)[1](cotangent)[0]
+
+    _, tangent, pulled = derivatives(theta)
+    expected = oracles.directional_difference(lambda t: derivatives(t)[0], theta, direction)
     oracles.assert_trees_close(tangent, expected, rtol=1e-6, atol=1e-9)
-    (pulled,) = jax.vjp(phi_n, theta)[1](cotangent)
-    np.testing.assert_allclose(
-        jnp.dot(pulled, direction), oracles.tree_dot(cotangent, tangent), rtol=1e-11
+    oracles.assert_close(
+        jnp.dot(pulled, direction), oracles.tree_dot(cotangent, tangent), rtol=1e-9
     )
     # One step of Adam is nearly a sign: its derivative is small, but not absent.
     assert oracles.tree_dot(tangent, tangent) > 1e-12
@@ -67,7 +70,7 @@ def test_strategies_share_their_primal_value(x64, name, num_steps):
         Unroll(num_steps, optimizer, unroll=True),
     )
 
-    @jax.jit
+    @oracles.jit
     def reach(theta, phi):
         steps = {"num_steps": num_steps, "optimizer": optimizer}
         committed, _, descent = descend(lower_loss, theta, phi, KEY, **steps)
@@ -90,7 +93,7 @@ def test_first_order_sees_only_the_direct_term(x64, num_steps):
     phi_n, _ = strategy(lower_loss, theta, phi, KEY)
     direct = jnp.concatenate([jnp.sin(phi_n["a"]), jnp.zeros(1)])
     grads = jax.grad(functools.partial(upper_loss, strategy), argnums=(0, 1))(theta, phi)
-    np.testing.assert_allclose(grads[0], direct, rtol=1e-14)
+    oracles.assert_close(grads[0], direct, rtol=1e-14)
     assert all(jnp.all(leaf == 0.0) for leaf in jax.tree.leaves(grads[1]))
 
 
@@ -121,12 +124,12 @@ def test_unroll_holds_its_start_constant(x64):
     assert jax.grad(through_start)(1.0) == 0.0
 
 
-@pytest.mark.parametrize("num_steps", [1, 7, 16])
+@pytest.mark.parametrize("num_steps", [7, 16])
 def test_remat_does_not_change_values_or_derivatives(x64, num_steps):
     theta, phi = start()
     optimizer = OPTIMIZERS["adam"]
     plain, remat = (
-        jax.jit(jax.value_and_grad(functools.partial(upper_loss, strategy)))(theta, phi)
+        oracles.jit(jax.value_and_grad(functools.partial(upper_loss, strategy)))(theta, phi)
         for strategy in (Unroll(num_steps, optimizer), Unroll(num_steps, optimizer, remat=True))
     )
     oracles.assert_trees_close(remat, plain, rtol=1e-12)
@@ -141,7 +144,7 @@ def test_remat_saves_memory():
         return jnp.mean((jnp.tanh(jnp.tanh(data + noise) @ phi) @ phi - theta * data) ** 2)
 
     def temporary_bytes(remat):
-        strategy = Unroll(64, optax.adam(1e-2, eps_root=1e-8), remat=remat)
+        strategy = Unroll(16, optax.sgd(1e-2), remat=remat)
 
         def loss(theta):
             return jnp.sum(strategy(matrix_loss, theta, phi, KEY)[0] ** 2)
@@ -149,7 +152,7 @@ def test_remat_saves_memory():
         compiled = jax.jit(jax.grad(loss)).lower(1.0).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert temporary_bytes(remat=True) < 0.5 * temporary_bytes(remat=False)
+    assert temporary_bytes(remat=True) < 0.3 * temporary_bytes(remat=False)
 
 
 def test_adam_needs_eps_root_where_a_gradient_is_exactly_zero(x64):
@@ -163,7 +166,7 @@ def test_adam_needs_eps_root_where_a_gradient_is_exactly_zero(x64):
     assert jnp.isnan(jax.grad(total, argnums=1)(0.0, 0.7))
     mended = functools.partial(total, 1e-8)
     expected = oracles.directional_difference(mended, 0.7, 1.0)
-    np.testing.assert_allclose(jax.grad(mended)(0.7), expected, rtol=1e-6)
+    oracles.assert_close(jax.grad(mended)(0.7), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("num_steps", [1, 4, 9])
@@ -183,7 +186,7 @@ def test_unrolled_sgd_at_the_optimum_is_the_neumann_series(x64, num_steps):
     found = jax.jacrev(lambda theta: strategy(quadratic, theta, optimum, KEY)[0])(theta)
     contraction = np.eye(4) - rate * np.asarray(hessian)
     series = sum(np.linalg.matrix_power(contraction, n) for n in range(num_steps))
-    np.testing.assert_allclose(found, series @ (rate * np.asarray(mixed)), rtol=1e-12, atol=1e-14)
+    oracles.assert_close(found, series @ (rate * np.asarray(mixed)), rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -192,8 +195,8 @@ def test_descend_is_the_python_loop(x64, name, remat):
     theta, phi = start()
     optimizer = OPTIMIZERS[name]
     options = {"num_steps": 5, "optimizer": optimizer, "remat": remat, "unroll": 2}
-    found = jax.jit(lambda *args: descend(lower_loss, *args, **options))(theta, phi, KEY)
-    value_and_grad = jax.jit(jax.value_and_grad(lower_loss, argnums=1))
+    found = oracles.jit(lambda *args: descend(lower_loss, *args, **options))(theta, phi, KEY)
+    value_and_grad = oracles.jit(jax.value_and_grad(lower_loss, argnums=1))
     state, values, norms = optimizer.init(phi), [], []
     for key in jax.random.split(KEY, 5):
         value, grads = value_and_grad(theta, phi, key)
@@ -202,8 +205,8 @@ def test_descend_is_the_python_loop(x64, name, remat):
         values.append(value)
         norms.append(jnp.sqrt(oracles.tree_dot(grads, grads)))
     oracles.assert_trees_close(found[:2], (phi, state), rtol=1e-12)
-    np.testing.assert_allclose(found[2].losses, values, rtol=1e-12)
-    np.testing.assert_allclose(found[2].grad_norms, norms, rtol=1e-12)
+    oracles.assert_close(found[2].losses, values, rtol=1e-12)
+    oracles.assert_close(found[2].grad_norms, norms, rtol=1e-12)
 
 
 def without_noise(theta, phi, key):

@@ -42,8 +42,8 @@ def assert_value_and_gradient(objective, parameters, corrupted, key, values, gra
         return jnp.sum(found), (found, scores)
 
     grad, (found, scores) = jax.grad(total, has_aux=True)(parameters)
-    np.testing.assert_allclose(found, values, rtol=1e-11)
-    np.testing.assert_allclose(scores, linear_score(parameters)(corrupted.inputs), rtol=1e-12)
+    oracles.assert_close(found, values, rtol=1e-11)
+    oracles.assert_close(scores, linear_score(parameters)(corrupted.inputs), rtol=1e-12)
     oracles.assert_trees_close(grad, gradients, rtol=1e-11, atol=1e-12)
 
 
@@ -69,9 +69,11 @@ def test_ssm_closed_form(problem, projection):
     parameters, v = problem
     precision, mean = map(np.asarray, parameters)
     key = jax.random.key(2)
-    u = np.asarray(getattr(jax.random, {"gaussian": "normal"}.get(projection, projection))(
-        key, v.shape, v.dtype
-    ))
+    u = np.asarray(
+        getattr(jax.random, {"gaussian": "normal"}.get(projection, projection))(
+            key, v.shape, v.dtype
+        )
+    )
     d = np.asarray(v) - mean
     s = -d @ precision.T
     objective = losses.SSM(projection)
@@ -106,10 +108,10 @@ def test_sliced_over_all_signs_is_sm(x64):
 
     by_signs = jnp.mean(jax.vmap(sliced)(oracles.sign_vectors(DIM_V)), axis=0)
     exact, _ = losses.SM()(cubic_score, jax.random.key(1), losses.Corrupted(v, None, None))
-    np.testing.assert_allclose(by_signs, exact, rtol=1e-12)
+    oracles.assert_close(by_signs, exact, rtol=1e-12)
     jacobians = jax.vmap(jax.jacfwd(lambda v: cubic_score(v[None])[0]))(v)
     expected = 0.5 * jnp.sum(cubic_score(v) ** 2, 1) + jnp.trace(jacobians, axis1=1, axis2=2)
-    np.testing.assert_allclose(exact, expected, rtol=1e-12)
+    oracles.assert_close(exact, expected, rtol=1e-12)
 
 
 def test_dsm_closed_form(problem):
@@ -117,7 +119,7 @@ def test_dsm_closed_form(problem):
     precision, mean = map(np.asarray, parameters)
     objective = losses.DSM(sigma=SIGMA)
     corrupted = objective.corrupt(jax.random.key(1), v)
-    np.testing.assert_allclose(corrupted.inputs, v + SIGMA * corrupted.noise, rtol=1e-15)
+    oracles.assert_close(corrupted.inputs, v + SIGMA * corrupted.noise, rtol=1e-15)
     d = np.asarray(corrupted.inputs) - mean
     residual = -d @ precision.T + np.asarray(corrupted.noise) / SIGMA
     assert_value_and_gradient(
@@ -137,10 +139,10 @@ def test_mdsm_closed_form(problem, spacing):
     objective = losses.MDSM(sigma_min=0.1, sigma_max=1.6, sigma0=0.3, spacing=spacing)
     corrupted = objective.corrupt(jax.random.key(1), v)
     sigma = {"linear": [0.1, 0.475, 0.85, 1.225, 1.6], "geometric": [0.1, 0.2, 0.4, 0.8, 1.6]}
-    np.testing.assert_allclose(corrupted.sigma, sigma[spacing], rtol=1e-12)
+    oracles.assert_close(corrupted.sigma, sigma[spacing], rtol=1e-12)
     sigma = np.array(sigma[spacing])[:, None]
-    np.testing.assert_allclose(corrupted.inputs, v + sigma * corrupted.noise, rtol=1e-12)
-    np.testing.assert_allclose(objective.lower_weight(corrupted), 1.0 / sigma[:, 0], rtol=1e-12)
+    oracles.assert_close(corrupted.inputs, v + sigma * corrupted.noise, rtol=1e-12)
+    oracles.assert_close(objective.lower_weight(corrupted), 1.0 / sigma[:, 0], rtol=1e-12)
     d = np.asarray(corrupted.inputs) - mean
     residual = -d @ precision.T / sigma + np.asarray(corrupted.noise) / 0.3**2
     assert_value_and_gradient(
@@ -161,7 +163,7 @@ def test_mdsm_at_one_scale_is_dsm_over_its_variance(problem):
     score = linear_score(parameters)
     expected, _ = single(score, key, single.corrupt(key, v))
     values, _ = multi(score, key, multi.corrupt(key, v))
-    np.testing.assert_allclose(values, expected / SIGMA**2, rtol=1e-12)
+    oracles.assert_close(values, expected / SIGMA**2, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ def test_minimiser_on_gaussian_data(x64, expected_loss, minimiser):
         return jnp.dot(weights, expected_loss(scores, noise, SIGMA))
 
     best = (minimiser(SIGMA), 0.0)
-    np.testing.assert_allclose(jax.grad(expectation)(best), (0.0, 0.0), atol=1e-11)
+    oracles.assert_close(jax.grad(expectation)(best), (0.0, 0.0), atol=1e-11)
     for other in ((best[0] + 0.1, 0.0), (best[0] - 0.1, 0.0), (best[0], 0.1)):
         assert expectation(other) > expectation(best) + 1e-4
 
@@ -203,7 +205,7 @@ def test_sm_is_stationary_and_least_at_the_true_parameters(x64):
     nodes, weights = oracles.gauss_hermite(2, num=3)
     data = marginal.mean[None] + nodes @ marginal.scale_tril.T
 
-    @jax.jit
+    @oracles.jit
     @jax.value_and_grad
     def expectation(theta):
         def score(v):
@@ -213,11 +215,9 @@ def test_sm_is_stationary_and_least_at_the_true_parameters(x64):
         return jnp.dot(weights, values)
 
     least, grad = expectation(truth)
-    np.testing.assert_allclose(
-        least, -0.5 * np.trace(np.linalg.inv(marginal.covariance)), rtol=1e-10
-    )
+    oracles.assert_close(least, -0.5 * np.trace(np.linalg.inv(marginal.covariance)), rtol=1e-10)
     for leaf in jax.tree.leaves(grad):
-        np.testing.assert_allclose(leaf, 0.0, atol=1e-10)
+        oracles.assert_close(leaf, 0.0, atol=1e-10)
     for key in jax.random.split(jax.random.key(4), 5):
         assert expectation(oracles.perturbed(key, truth, 0.1))[0] > least + 1e-4
 
@@ -227,16 +227,14 @@ def test_values_sum_over_the_event(x64):
     s, e, u = (jax.random.normal(key, (BATCH, 2, 3, 1)) for key in keys)
     flat = [x.reshape(BATCH, -1) for x in (s, e, u)]
     sigma = jnp.linspace(0.1, 1.0, BATCH)
-    np.testing.assert_allclose(losses.ssm(s, e, u), losses.ssm(*flat), rtol=1e-14)
-    np.testing.assert_allclose(losses.sm(s, sigma), losses.sm(flat[0], sigma), rtol=1e-14)
+    oracles.assert_close(losses.ssm(s, e, u), losses.ssm(*flat), rtol=1e-14)
+    oracles.assert_close(losses.sm(s, sigma), losses.sm(flat[0], sigma), rtol=1e-14)
     for loss in (losses.dsm, lambda *a, sigma: losses.mdsm(*a, sigma=sigma, sigma0=0.2)):
-        np.testing.assert_allclose(
-            loss(s, e, sigma=sigma), loss(*flat[:2], sigma=sigma), rtol=1e-14
-        )
+        oracles.assert_close(loss(s, e, sigma=sigma), loss(*flat[:2], sigma=sigma), rtol=1e-14)
     image = jax.random.normal(keys[0], (2, 2, 2, 1))
     exact, _ = losses.SM()(lambda v: -(v**3), keys[1], losses.Corrupted(image, None, None))
     expected = jnp.sum(0.5 * image**6 - 3.0 * image**2, axis=(1, 2, 3))
-    np.testing.assert_allclose(exact, expected, rtol=1e-12)
+    oracles.assert_close(exact, expected, rtol=1e-12)
 
 
 ONES = np.ones((4, 2), np.float32)

@@ -1,4 +1,4 @@
-"""Trunks: the two convolutions agree with each other and with Flax, and shapes are as documented."""
+"""Trunks: both convolutions agree with each other and with Flax; shapes are as documented."""
 
 import flax.linen as nn
 import jax
@@ -51,7 +51,7 @@ def scanned(conv, theta, x):
 )
 def test_shifted_convolution_equals_lax(x64, function):
     lax, shifted = (
-        jax.jit(lambda theta, x, conv=conv: function(conv, theta, x))(theta, x)
+        oracles.jit(lambda theta, x, conv=conv: function(conv, theta, x))(theta, x)
         for conv, theta, x in map(convolution, IMPLEMENTATIONS)
     )
     oracles.assert_trees_close(shifted, lax, rtol=1e-10, atol=1e-10)
@@ -61,7 +61,7 @@ def test_shifted_convolution_equals_lax(x64, function):
 def test_convolution_equals_flax(x64, implementation):
     conv, theta, x = convolution(implementation)
     reference = nn.Conv(4, (3, 3), padding="SAME")
-    np.testing.assert_allclose(
+    oracles.assert_close(
         conv.apply(theta, x), reference.apply(theta, x[None])[0], rtol=1e-12, atol=1e-12
     )
 
@@ -114,7 +114,7 @@ def test_every_pixel_counts(net):
     def output(v):
         return jnp.sum(net.init_with_output(jax.random.key(1), v)[0] ** 2)
 
-    assert jnp.all(jax.jit(jax.grad(output))(v) != 0.0)
+    assert jnp.all(oracles.jit(jax.grad(output))(v) != 0.0)
 
 
 def test_average_pooling_is_a_mean_of_two_by_two(x64):
@@ -124,7 +124,7 @@ def test_average_pooling_is_a_mean_of_two_by_two(x64):
     theta = {"params": {"Conv3x3_0": {"kernel": kernel, "bias": jnp.zeros(1)}}}
     pooled = networks.ConvEncoder(features=(1,), activation=lambda x: x).apply(theta, v)
     expected = [v[i : i + 2, j : j + 2, 0].mean() for i in (0, 2) for j in (0, 2, 4)]
-    np.testing.assert_allclose(pooled, expected, rtol=1e-14)
+    oracles.assert_close(pooled, expected, rtol=1e-14)
 
 
 def test_residual_mlp_adds_its_input_where_widths_agree(x64):
@@ -134,7 +134,7 @@ def test_residual_mlp_adds_its_input_where_widths_agree(x64):
     p = theta["params"]
     hidden = x + nn.elu(x @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"])
     expected = nn.elu(hidden @ p["Dense_1"]["kernel"] + p["Dense_1"]["bias"])
-    np.testing.assert_allclose(residual.apply(theta, x), expected, rtol=1e-12)
+    oracles.assert_close(residual.apply(theta, x), expected, rtol=1e-12)
     assert not np.allclose(plain.apply(theta, x), expected)
 
 

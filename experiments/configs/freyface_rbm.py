@@ -9,6 +9,8 @@ def get_config():
     config.name = "freyface_rbm"
     config.data.name = "freyface"
     config.energy.gaussian_rbm.num_hidden = 400
+    # The scale the noise allows: at lr 2e-4 the default 1.0 takes thousands of steps to come down.
+    config.energy.gaussian_rbm.sigma_init = 0.3
     config.objective.name = "dsm"
     config.objective.dsm.sigma = 0.3
     for optimizer in (config.theta_optimizer, config.phi_optimizer):

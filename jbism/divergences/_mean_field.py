@@ -59,16 +59,20 @@ class MeanFieldKL:
         """Raises ValueError unless E(v, h) is affine in each h_j, at random h and this one v.
 
         Evaluates second differences E(h_j=0) - 2 E(h_j=½) + E(h_j=1), the other latents drawn
-        uniformly from [0, 1]; not for use under jit.
+        uniformly from [0, 1], in double precision; not for use under jit.
         """
         size = self._bernoulli(posterior(phi, v)).logits.size
-        h = jax.random.uniform(key, (size, size))
+        with jax.enable_x64(True):
+            theta, v = jax.tree.map(_to_double, (theta, v))
+            h = jax.random.uniform(key, (size, size), jnp.float64)
 
-        def along(value):
-            points = jnp.where(jnp.eye(size, dtype=bool), value, h)
-            return jax.vmap(lambda point: energy(theta, v, point))(points)
+            def along(value):
+                points = jnp.where(jnp.eye(size, dtype=bool), value, h)
+                return jax.vmap(lambda point: energy(theta, v, point))(points)
 
-        low, middle, high = along(0.0), along(0.5), along(1.0)
+            self._check_second_difference(along(0.0), along(0.5), along(1.0))
+
+    def _check_second_difference(self, low, middle, high):
         curvature = jnp.abs(low - 2.0 * middle + high)
         magnitude = 1.0 + jnp.abs(low) + 2.0 * jnp.abs(middle) + jnp.abs(high)
         relative = curvature / magnitude
@@ -86,3 +90,8 @@ class MeanFieldKL:
                 f"got {type(q).__name__}"
             )
         return q
+
+
+def _to_double(x):
+    x = jnp.asarray(x)
+    return x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x

@@ -43,5 +43,6 @@ class DeepEBLVM(nn.Module):
         features = _checks.rank("trunk(v)", self.trunk(v), 1)
         coupled = nn.Dense(self.num_latents, use_bias=False, name="coupling")(features) + h
         width = 2 * self.num_latents if self.num_features is None else self.num_features
+        _checks.integer("num_features", width, minimum=1)
         output = nn.Dense(width, name="head")(jnp.concatenate([coupled, h]))
         return jnp.sum(nn.elu(output) ** 2)

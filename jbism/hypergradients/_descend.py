@@ -46,13 +46,14 @@ def descend(
       opt_state: its state; None starts a fresh one.
       unroll: iterations of the scan written out per loop turn (`jax.lax.scan`); True for all.
       remat: recompute the steps in a backward pass instead of storing them: about 2√K copies of
-        (φ, optimizer state) are kept, for one more forward pass. Values do not change.
+        (φ, optimizer state) are kept, for up to two more forward passes. Values do not change.
 
     Returns:
       φ after K steps, the optimizer's state, and a `Descent`.
 
     Raises:
       ValueError: if num_steps is negative, or opt_state is not a state of the optimizer.
+      TypeError: if the optimizer is no optax transformation.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -63,6 +64,7 @@ def descend(
       [0.875, 0.875]
     """
     _checks.integer("num_steps", num_steps, minimum=0)
+    _checks.instance("optimizer", optimizer, optax.GradientTransformation)
     if opt_state is None:
         opt_state = optimizer.init(phi)
     else:
@@ -106,9 +108,11 @@ def _checkpointed_scan(step, carry, keys, *, unroll):
 
 
 def _check_state(optimizer, phi, opt_state):
-    expected = str(jax.tree.structure(jax.eval_shape(optimizer.init, phi)))
-    structure = str(jax.tree.structure(opt_state))
-    if structure != expected:
+    def describe(state):
+        return str(jax.tree.map(lambda leaf: str(jnp.shape(leaf)), state))
+
+    expected, given = describe(jax.eval_shape(optimizer.init, phi)), describe(opt_state)
+    if given != expected:
         raise ValueError(
-            f"opt_state must be a state of the optimizer for phi, {expected}, got {structure}"
+            f"opt_state must be a state of the optimizer for phi, of shapes {expected}, got {given}"
         )

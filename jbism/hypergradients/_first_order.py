@@ -40,7 +40,9 @@ class FirstOrder:
 
     def __post_init__(self):
         _checks.integer("num_steps", self.num_steps, minimum=0)
-        if self.num_steps > 0 and self.optimizer is None:
+        if self.optimizer is not None:
+            _checks.instance("optimizer", self.optimizer, optax.GradientTransformation)
+        elif self.num_steps > 0:
             raise ValueError(f"optimizer must be given for num_steps = {self.num_steps} > 0")
 
     def __call__(
@@ -68,4 +70,5 @@ class FirstOrder:
             opt_state=opt_state,
             unroll=self.unroll,
         )
-        return phi, descent
+        # Once more, for a lower loss that reaches θ by closure.
+        return jax.lax.stop_gradient(phi), descent

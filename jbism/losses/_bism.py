@@ -67,7 +67,9 @@ def bism_lower_loss(
       >>> round(float(loss), 4)
       0.25
     """
-    v = _checks.batched("v", v)
+    v = _checks.examples("v", v)
+    _checks.option("objective", objective, "DSM(sigma=0.05)")
+    _checks.option("divergence", divergence, "KL()")
     key_corrupt, key_divergence = jax.random.split(key)
     corrupted = objective.corrupt(key_corrupt, v)
 
@@ -132,7 +134,10 @@ def bism_loss(
       >>> loss.shape, grads["params"]["weights"].shape, aux.descent.losses.shape
       ((), (2, 4), (5,))
     """
-    v = _checks.batched("v", v)
+    v = _checks.examples("v", v)
+    _checks.option("objective", objective, "DSM(sigma=0.05)")
+    _checks.option("divergence", divergence, "KL()")
+    _checks.option("hypergradient", hypergradient, "FirstOrder()")
     key_lower, key_corrupt, key_latent, key_objective = jax.random.split(key, 4)
 
     def lower_loss(theta, phi, lower_key):

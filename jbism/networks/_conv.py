@@ -41,6 +41,7 @@ class Conv3x3(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps [height, width, channels] to [height, width, features]."""
+        _checks.integer("features", self.features, minimum=1)
         _checks.one_of("implementation", self.implementation, _IMPLEMENTATIONS)
         _checks.rank("x", x, 3)
         kernel = self.param(

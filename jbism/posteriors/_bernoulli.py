@@ -3,6 +3,7 @@
 import flax.linen as nn
 
 from jbism import _checks, distributions
+from jbism.posteriors._features import features
 from jbism.typing import Array
 
 
@@ -34,8 +35,8 @@ class Bernoulli(nn.Module):
         """Returns q(h | v) for one v."""
         _checks.integer("num_latents", self.num_latents, minimum=1)
         _checks.positive("temperature", self.temperature)
-        features = v.reshape(-1) if self.trunk is None else self.trunk(v)
-        logits = nn.Dense(self.num_latents, name="logits")(_checks.rank("trunk(v)", features, 1))
+        x = features(self, self.trunk, v, "logits")
+        logits = nn.Dense(self.num_latents, name="logits")(x)
         if self.relaxed:
             return distributions.RelaxedBernoulli(logits, self.temperature)
         return distributions.Bernoulli(logits)

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jbism import _checks, distributions
+from jbism.posteriors._features import features
 from jbism.typing import Array
 
 
@@ -36,14 +37,13 @@ class Gaussian(nn.Module):
         """Returns q(h | v) for one v."""
         size = _checks.integer("num_latents", self.num_latents, minimum=1)
         _checks.one_of("covariance", self.covariance, ("diagonal", "full"))
-        features = v.reshape(-1) if self.trunk is None else self.trunk(v)
-        features = _checks.rank("trunk(v)", features, 1)
-        mean = nn.Dense(size, name="mean")(features)
+        x = features(self, self.trunk, v, "mean")
+        mean = nn.Dense(size, name="mean")(x)
         zeros = nn.initializers.zeros
-        log_scale = nn.Dense(size, kernel_init=zeros, name="log_scale")(features)
+        log_scale = nn.Dense(size, kernel_init=zeros, name="log_scale")(x)
         if self.covariance == "diagonal":
             return distributions.Normal(mean, log_scale)
-        lower = nn.Dense(size * (size - 1) // 2, kernel_init=zeros, name="lower")(features)
+        lower = nn.Dense(size * (size - 1) // 2, kernel_init=zeros, name="lower")(x)
         rows, columns = jnp.tril_indices(size, -1)
         tril = jnp.diag(jnp.exp(log_scale)).at[rows, columns].set(lower)
         return distributions.MultivariateNormal(mean, tril)

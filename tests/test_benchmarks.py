@@ -1,0 +1,191 @@
+"""The benchmarks count and time what they say they do."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import cases, flops, step_time, timing
+from jbism import divergences, losses
+from jbism.training import train_steps
+
+
+def _shape(*dims):
+    return jax.ShapeDtypeStruct(dims, jnp.float32)
+
+
+def _xla_flops(function, *args):
+    return jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
+
+
+def test_flops_of_products_match_their_sizes():
+    x, w = _shape(7, 5), _shape(5, 3)
+    assert flops.matmul_flops(jnp.matmul, x, w) == 2 * 7 * 5 * 3
+    assert flops.matmul_flops(jax.vmap(lambda v, w: v @ w, (0, None)), x, w) == 2 * 7 * 5 * 3
+    assert flops.matmul_flops(jax.vmap(jnp.matmul), _shape(4, 7, 5), _shape(4, 5, 3)) == 840
+    assert flops.matmul_flops(jnp.matmul, x, w) == _xla_flops(jnp.matmul, x, w)
+
+
+def test_flops_of_a_convolution_match_its_size():
+    def conv(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    x, kernel = _shape(2, 9, 9, 3), _shape(3, 3, 3, 8)
+    assert flops.matmul_flops(conv, x, kernel) == 2 * (2 * 4 * 4 * 8) * (3 * 3 * 3)
+    assert flops.matmul_flops(conv, x, kernel) == _xla_flops(conv, x, kernel)
+
+
+def test_flops_count_loops_by_iteration_and_leave_out_unused_products():
+    x = _shape(5, 5)
+
+    def loop(x, w):
+        def body(carry, _):
+            y, unused = carry
+            return (y @ w, unused @ w @ w), jnp.sum(y @ y)
+
+        (y, _), sums = jax.lax.scan(body, (x, x), None, length=4)
+        return y, sums
+
+    product = 2 * 5**3
+    assert flops.matmul_flops(lambda x, w: loop(x, w)[0], x, x) == 4 * product
+    assert flops.matmul_flops(loop, x, x) == 8 * product
+
+    def branch(x):
+        return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x, lambda x: x @ x @ x, x)
+
+    assert flops.matmul_flops(branch, x) == 2 * product
+    assert flops.matmul_flops(jax.checkpoint(lambda x: x @ x), x) == product
+
+
+def test_flops_refuse_products_in_a_loop_of_unknown_length():
+    def power(x):
+        return jax.lax.while_loop(lambda y: y[0, 0] > 0, lambda y: y @ x, x)
+
+    with pytest.raises(ValueError, match="unknown length"):
+        flops.matmul_flops(power, _shape(5, 5))
+
+
+@pytest.mark.parametrize("divergence", [divergences.KL(), divergences.MeanFieldKL()])
+def test_flops_of_the_rbm_step_match_a_count_by_hand(divergence):
+    """N = 0: each of K = 5 lower steps takes v W, v W_q and one weight gradient; the upper takes
+
+    W_q twice for logits, W h, W_q (h - q) and one weight gradient. Each virtual step and its
+    derivative take 3 products more. The rest, vector products, is below 2 / 100 of a product.
+    """
+    batch, dim, hidden = 100, 120, 80
+
+    def products(n):
+        step, state, _ = cases.build_rbm(
+            dim, hidden, objective=losses.DSM(sigma=0.3), divergence=divergence, n=n
+        )
+        count = flops.matmul_flops(step, state, _shape(batch, dim))
+        return count / (2 * batch * dim * hidden)
+
+    zero, three, four = products(0), products(3), products(4)
+    assert 20 <= zero < 20.5
+    assert 6 <= four - three < 6.1
+
+
+def test_product_program_multiplies():
+    rows, depth, columns = timing.PRODUCT_SHAPE
+    program, x = timing.product_program(3)
+    key_w = jax.random.split(jax.random.key(0))[1]
+    w = np.asarray(jnp.linalg.qr(jax.random.normal(key_w, (depth, columns)))[0])
+    expected = np.array(x)
+    for _ in range(3):
+        expected[0, :columns] = expected[0] @ w
+    result, elapsed = timing.time_call(program, x)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
+    assert timing.product_flops() == 2 * rows * depth * columns
+    assert elapsed.wall > 0
+    assert elapsed.cpu >= 0
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A case whose every part is small."""
+
+    def build():
+        return cases.build_rbm(
+            3, 2, objective=losses.SSM(), divergence=divergences.KL(), n=0, num_examples=20
+        )
+
+    return cases.Case("tiny", build, 8, 4, published_ms=5.0, target_ms=2.0, target_gflops=210.0)
+
+
+def test_timed_program_is_the_training_step(tiny):
+    step, state, data = tiny.build()
+    indices = jax.random.randint(jax.random.key(0), (4, 8), 0, 20)
+    run = train_steps(step, data)
+    program = timing.compile_program(run, state, indices, num_steps=4)
+    timed, _ = timing.time_call(program, tiny.build()[1])
+    trained, _ = run(tiny.build()[1], indices)
+    assert int(timed.step) == 4
+    jax.tree.map(np.testing.assert_array_equal, timed.theta, trained.theta)
+    assert program.compile_seconds > 0
+    assert program.temp_bytes > 0
+
+
+def test_report_holds_what_it_derives_from(tiny):
+    report = step_time.measure([tiny], 3, num_products=5, clock="cpu")
+    report = json.loads(json.dumps(report))
+    (result,) = report["cases"]
+    assert 0 < result["min_ms"] <= result["median_ms"] <= result["max_ms"]
+    reached = 1e6 * result["matmul_mflop"] / (1e-3 * result["min_cpu_ms"])
+    rate = 1e9 * report["product_gflops"]
+    assert result["product_rate_fraction"] == pytest.approx(reached / rate)
+    scale = 210.0 / report["product_gflops"]
+    assert result["scaled_target_ms"] == pytest.approx(2.0 * scale)
+    lines = step_time.table(report).splitlines()
+    assert len(lines) == 3
+    assert len(lines[0]) == len(lines[1])
+    assert lines[1].startswith("tiny ")
+    assert f"{rate / 1e9:.0f} GFLOP/s of cpu time" in lines[2]
+
+
+def test_published_settings_are_among_the_cases():
+    published = {name: case.published_ms for name, case in cases.all_cases().items()}
+    assert published["toy_dsm_kl_n5"] == 7.5
+    assert published["rbm560_dsm_kl_n0"] == 45.0
+    assert published["rbm560_dsm_kl_n5"] == 108.0
+    default = step_time.select(list(published), step_time.DEFAULT_CASES)
+    assert set(published) - set(default) == {n for n in published if n.startswith("deep32_")}
+    for case in cases.all_cases().values():
+        if case.name.startswith("rbm560_dsm_kl_n5"):
+            step, state, data = case.build()
+            new_state, _ = jax.eval_shape(step, state, _shape(100, 560))
+            assert jax.tree.structure(new_state) == jax.tree.structure(state)
+            assert data.shape[1:] == (560,)
+
+
+def test_unknown_case_is_refused():
+    with pytest.raises(ValueError, match=r"'rmb\*' matches none of a, b"):
+        step_time.select(["a", "b"], "a,rmb*")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin")
+def test_pinning_comes_before_jax_and_keeps_one_core():
+    script = (
+        "import os, sys\n"
+        "from benchmarks import step_time\n"
+        "core = step_time.pin_to_one_core(None)\n"
+        "assert os.sched_getaffinity(0) == {core}, core\n"
+        "assert 'xla_cpu_multi_thread_eigen=false' in os.environ['XLA_FLAGS']\n"
+        "assert 'jax' not in sys.modules\n"
+        "step_time.pin_to_one_core(10**6)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr.strip().splitlines()[-1].startswith("ValueError: core must be one of [")
+
+
+def test_repeats_below_one_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        step_time.main(["--repeats=0"])
+    assert "--repeats must be at least 1" in capsys.readouterr().err
