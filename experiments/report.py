@@ -47,7 +47,7 @@ def write_samples(
     for title, panel in samples.panels.items():
         if not np.isfinite(panel).all():
             raise ValueError(f"sampling: {title!r} holds NaN or Inf; the model cannot be sampled")
-    arrays = {f"panel_{i}": x for i, x in enumerate(samples.panels.values())}
+    arrays: dict[str, Any] = {f"panel_{i}": x for i, x in enumerate(samples.panels.values())}
     np.savez_compressed(
         workdir / "samples.npz",
         titles=np.array(list(samples.panels)),
@@ -75,10 +75,8 @@ def _write_plane(experiment, theta, panels, workdir):
     train = experiment.dataset.train
     low, high = train.min(0), train.max(0)
     margin = 0.25 * (high - low)
-    bounds = tuple(
-        float(x)
-        for x in (low[0] - margin[0], high[0] + margin[0], low[1] - margin[1], high[1] + margin[1])
-    )
+    (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
+    bounds = (left, right, bottom, top)
     log_likelihood = _log_likelihood(experiment, theta)
     num_axes = len(panels) + (log_likelihood is not None)
     figure = Figure(figsize=(4.2 * num_axes, 4.4), layout="constrained")

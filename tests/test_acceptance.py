@@ -55,20 +55,20 @@ def test_bissm_learns_the_checkerboard():
 
 
 def test_an_rbm_of_frey_faces(data_dir, tmp_path):
-    """Reconstructions are closer than the mean face, and closer to their own original.
+    """Reconstructions are closer than the mean face, and know which face they are of.
 
-    With the published unroll through Adam the latents stay all but unused for thousands of steps;
-    plain SGD on the exact divergence uses them within hundreds.
+    From the published W ~ 0.01 N(0, 1) the latents stay unused for thousands of steps: what is
+    reconstructed is one face, whatever the original. From larger weights they are used at once.
     """
     overrides = {
         "data.dir": str(data_dir),
         "energy.gaussian_rbm.sigma_init": 0.3,
+        "energy.gaussian_rbm.weights_init_scale": 0.3,
         "divergence.name": "mean_field_kl",
-        "hypergradient.unroll.optimizer": "sgd",
-        "hypergradient.unroll.sgd_rate": 5.0,
+        "hypergradient.name": "first_order",
         "theta_optimizer.learning_rate": 1e-3,
         "phi_optimizer.learning_rate": 1e-3,
-        "train.num_steps": 200,
+        "train.num_steps": 300,
         "sampling.gibbs.num_steps": 50,
         "sampling.num_samples": 265,
     }
@@ -99,5 +99,5 @@ def test_an_rbm_of_frey_faces(data_dir, tmp_path):
     others = error_of(np.roll(reconstructions, len(reconstructions) // 2, axis=0))
     print("error:", error, "of the mean face:", error_of(mean_face), "of another's:", others)
     assert error == error_of(reconstructions)
-    assert error < 0.995 * error_of(mean_face)
-    assert error < 0.995 * others
+    assert error < 0.9 * error_of(mean_face)
+    assert error < 0.8 * others

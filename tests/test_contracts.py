@@ -218,7 +218,7 @@ BAD_INPUT = {
     "scalar_v": ({"v": jnp.ones(())}, ValueError, "v must have a non-empty leading batch axis"),
     "v_without_batch": ({"v": jnp.ones(2)}, ValueError, "v must have shape"),
     "image_v": ({"v": jnp.ones((4, 2, 1))}, ValueError, r"v must have shape \(2\), got \(2, 1\)"),
-    "v_of_another_size": ({"v": jnp.ones((4, 3))}, ValueError, r"v must have shape \(2\)"),
+    "v_of_another_size": ({"v": jnp.ones((4, 3))}, ValueError, "v must have 2 entries"),
     "latent_size": (
         {"posterior": other_posterior(distributions.RelaxedBernoulli(jnp.zeros(5)))},
         ValueError,

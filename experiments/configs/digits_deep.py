@@ -35,6 +35,6 @@ def get_config():
     config.sampling.langevin.latent_step_size = 0.1
     config.evaluation.use_ema = True
     config.evaluation.num_examples = 200
-    config.evaluation.ais_chains = 100
-    config.evaluation.ais_temperatures = 500
+    config.evaluation.ais_chains = 32
+    config.evaluation.ais_temperatures = 1_500
     return config
