@@ -1,5 +1,7 @@
 """Whole experiments at (nearly) their published settings, by the figures they reach."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ from jbism import metrics
 from jbism.data import BatchOrder
 from jbism.training import fit, train_steps
 from tests.test_experiments import make_config
+
+OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
 
 def test_bissm_learns_the_checkerboard():
@@ -31,7 +35,8 @@ def test_bissm_learns_the_checkerboard():
         for seed in range(num_seeds)
     ]
 
-    @jax.jit
+    # Long enough to be worth compiling well, unlike the rest of the suite.
+    @functools.partial(jax.jit, compiler_options=OPTIMIZED)
     def run(states, indices):
         def one_step(states, rows):
             return jax.vmap(experiment.step)(states, data[rows])[0], None
