@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import jax.numpy as jnp
+
 import jbism
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -4,7 +4,7 @@ from experiments.configs import base
 
 
 def get_config():
-    """Published settings: lr 2e-4, batch 100, 20,000 steps, σ 0.3, K 5, N 5; initial scales ours."""
+    """Published: lr 2e-4, batch 100, 20,000 steps, σ 0.3, K 5, N 5. The initial scales are ours."""
     config = base.get_config()
     config.name = "freyface_rbm"
     config.data.name = "freyface"
