@@ -62,9 +62,10 @@ def _gibbs(experiment, theta, phi, key, num_samples, progress):
     originals = jnp.asarray(experiment.dataset.test[:num_samples])
     latents = jax.vmap(lambda v: posterior.apply(phi, v).mean)(originals)
     reconstructions = jax.vmap(lambda h: visible(h).mean)(latents)
-    panels = {f"Gibbs samples, {steps:,} steps from noise": v}
+    panels = {}
     if experiment.dataset.image_shape is not None:
-        panels["their means E[v | h]"] = jax.vmap(lambda h: visible(h).mean)(h)
+        panels["E[v | h] of the Gibbs samples"] = jax.vmap(lambda h: visible(h).mean)(h)
+    panels[f"Gibbs samples v, {steps:,} steps from noise"] = v
     return _to_host(panels, originals, reconstructions)
 
 

@@ -577,7 +577,7 @@ def test_figures_of_a_deep_model(deep):
 def test_samples_of_an_rbm_have_its_moments(rbm, shaped):
     phi = rbm.initial_state.phi
     samples = sampling.draw(rbm, shaped, phi, jax.random.key(0), num_samples=4000, progress=False)
-    assert list(samples.panels) == ["Gibbs samples, 20 steps from noise"]
+    assert list(samples.panels) == ["Gibbs samples v, 20 steps from noise"]
     (drawn,) = samples.panels.values()
     # The model is a mixture of Gaussians, one a latent.
     parameters = {name: np.asarray(x, np.float64) for name, x in shaped["params"].items()}
@@ -610,10 +610,10 @@ def test_pictures_of_images(tmp_path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     with np.load(tmp_path / "samples.npz") as stored:
         assert list(stored["titles"]) == [
-            "Gibbs samples, 5 steps from noise",
-            "their means E[v | h]",
+            "E[v | h] of the Gibbs samples",
+            "Gibbs samples v, 5 steps from noise",
         ]
-        noise = stored["panel_0"] - stored["panel_1"]
+        noise = stored["panel_1"] - stored["panel_0"]
         assert noise.shape == (16, 64)
     assert abs(noise.mean()) < 5 / math.sqrt(noise.size)  # σ = 1 at the start
     assert abs((noise**2).mean() - 1) < 5 * math.sqrt(2 / noise.size)

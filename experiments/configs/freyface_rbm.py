@@ -13,6 +13,7 @@ def get_config():
     # learning rate, it takes thousands of steps until either is there.
     config.energy.gaussian_rbm.sigma_init = 0.3
     config.energy.gaussian_rbm.weights_init_scale = 0.1
+    config.divergence.name = "mean_field_kl"  # exact; the published code samples the same KL
     config.objective.name = "dsm"
     config.objective.dsm.sigma = 0.3
     for optimizer in (config.theta_optimizer, config.phi_optimizer):
