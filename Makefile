@@ -29,7 +29,7 @@ lint: $(INSTALLED)  ## style and types
 	$(BIN)/mypy
 
 test: lint  ## style, types, doctests and tests
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 clean:  ## remove the virtual environment and caches, not the runs
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
