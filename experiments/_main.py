@@ -26,7 +26,9 @@ def run(main: Callable[[], None]) -> None:
         try:
             main()
         except KeyboardInterrupt:
-            _fail("interrupted; the same command resumes from the latest checkpoint")
+            _fail(
+                "interrupted; the same command resumes from the latest checkpoint, if there is one"
+            )
         except _EXPECTED as error:
             if _TRACEBACK.value:
                 traceback.print_exc()

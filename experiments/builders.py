@@ -79,8 +79,8 @@ def build(config: ConfigDict) -> Experiment:
     validate(config)
     keys = dict(
         zip(
-            ("data", "theta", "phi", "train", "check", "report"),
-            jax.random.split(jax.random.key(config.seed), 6),
+            ("data", "theta", "phi", "train", "check", "report", "order"),
+            jax.random.split(jax.random.key(config.seed), 7),
             strict=True,
         )
     )
@@ -91,7 +91,7 @@ def build(config: ConfigDict) -> Experiment:
     theta_optimizer = _optimizer(config.theta_optimizer, "config.theta_optimizer")
     phi_optimizer = _optimizer(config.phi_optimizer, "config.phi_optimizer")
     with naming("config.train"):
-        order = data.BatchOrder(keys["train"], len(dataset.train), config.train.batch_size)
+        order = data.BatchOrder(keys["order"], len(dataset.train), config.train.batch_size)
         step = bism_step(
             energy=energy.apply,
             posterior=posterior.apply,

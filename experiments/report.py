@@ -110,12 +110,13 @@ def write_curves(workdir: pathlib.Path) -> None:
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     names = [name for name in rows[-1] if name not in ("step", "wall_time")]
+    names.sort(key=lambda name: (not name.endswith("loss"), name))
     series = {
         name: ([r["step"] for r in rows if name in r], [r[name] for r in rows if name in r])
         for name in names
     }
-    positive = [name for name, (_, values) in series.items() if min(values) > 0]
-    plotting.save(plotting.curves(series, log_y=positive), workdir / "curves.png")
+    wide = [name for name, (_, values) in series.items() if 0 < 10 * min(values) < max(values)]
+    plotting.save(plotting.curves(series, log_y=wide), workdir / "curves.png")
 
 
 def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:

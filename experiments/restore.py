@@ -19,6 +19,10 @@ def restore(
       step: the checkpoint; None for the latest.
       data_dir: overrides the config's folder of local data files.
 
+    Returns:
+      The experiment and its state; ``experiment.evaluated_theta(state)`` is the θ, or the moving
+      average of θ, that samples and figures are made with.
+
     Raises:
       WorkdirError: if the directory holds no run, or the run no checkpoint.
       CheckpointError: if the checkpoint is damaged.

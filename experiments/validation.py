@@ -88,6 +88,13 @@ def _check_parts(config):
                 f"config.{section}.name must be {fitting[energy]!r} with config.energy.name = "
                 f"{energy!r}, got {given!r}"
             )
+    unroll, phi = config.hypergradient.unroll, config.phi_optimizer
+    live = config.hypergradient.name == "unroll" and unroll.optimizer == "live"
+    if live and unroll.num_steps > 0 and phi.name == "adam" and phi.adam.eps_root == 0:
+        raise ValueError(
+            "config.phi_optimizer.adam.eps_root must be > 0 (such as 1e-8) where Adam is "
+            "differentiated by config.hypergradient.unroll, got 0"
+        )
 
 
 def _check_sampling(section):

@@ -39,12 +39,16 @@ __all__ = [
     "plotting",
     "posteriors",
     "samplers",
-    "training",
     "typing",
 ]
 
 
 def __getattr__(name):
     if name == "training":
-        return importlib.import_module("jbism.training")
+        try:
+            return importlib.import_module("jbism.training")
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"jbism.training needs {error.name}: pip install 'jbism[experiments]'"
+            ) from error
     raise AttributeError(f"module 'jbism' has no attribute {name!r}")

@@ -112,7 +112,7 @@ class Normal:
 
     Args:
       mean: shape [*event].
-      log_scale: log of the standard deviation, shape [*event].
+      log_scale: log of the standard deviation, shape [*event] too.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -143,6 +143,7 @@ class Normal:
 
     def entropy(self) -> Array:
         """Returns the exact entropy in nats."""
+        _checks.same_shape("log_scale", self.log_scale, "mean", self.mean)
         return jnp.sum(self.log_scale) + 0.5 * self.mean.size * (1.0 + _LOG_2PI)
 
     def _noise(self, key):
@@ -152,6 +153,7 @@ class Normal:
         return self.mean + jnp.exp(self.log_scale) * noise
 
     def _log_density_of_noise(self, noise):
+        _checks.same_shape("log_scale", self.log_scale, "mean", self.mean)
         return -0.5 * jnp.sum(noise**2) - jnp.sum(self.log_scale) - 0.5 * noise.size * _LOG_2PI
 
 

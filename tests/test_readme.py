@@ -3,30 +3,43 @@
 import pathlib
 import re
 
+import jax
 import jax.numpy as jnp
 
 import jbism
+from experiments import restore
+from experiments.builders import build
+from tests.test_experiments import make_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_python_blocks_run_in_order_and_the_loss_falls():
+def test_python_blocks_run_in_order_and_the_loss_falls(monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     recorded = []
     # Record the loss that the reader's loop computes.
     training = blocks[0].replace(
-        "        theta, phi, theta_opt_state, phi_opt_state, key, v)\n",
-        "        theta, phi, theta_opt_state, phi_opt_state, key, v)\n    recorded.append(loss)\n",
+        "    if i % 50 == 0:\n",
+        "    recorded.append(loss)\n    if i % 50 == 0:\n",
     )
     assert training != blocks[0]
     namespace = {"recorded": recorded}
-    exec(training, namespace)
-    losses = jnp.stack(recorded)
-    assert losses[-50:].mean() < losses[:50].mean()
-    exec(blocks[1], namespace)
+    with jax.debug_key_reuse(True):
+        exec(training, namespace)
+        losses = jnp.stack(recorded)
+        assert losses[-50:].mean() < losses[:50].mean()
+        exec(blocks[1], namespace)
     assert jnp.isfinite(namespace["loss"])
+
+    small = {"energy.deep_eblvm.trunk.mlp.features": (8,), "energy.deep_eblvm.num_latents": 3}
+    experiment = build(make_config("digits_deep", small))
+    monkeypatch.setattr(restore, "restore", lambda workdir: (experiment, experiment.initial_state))
+    exec(blocks[2], namespace)
+    assert namespace["v"].shape == (16, 8, 8, 1)
+    assert namespace["h"].shape == (16, 3)
+    assert jnp.isfinite(namespace["v"]).all()
 
 
 def test_commands_name_existing_modules_configs_and_targets():
@@ -40,7 +53,8 @@ def test_commands_name_existing_modules_configs_and_targets():
 
 
 def test_config_table_lists_every_config():
-    listed = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    table = README.split("| config |")[1].split("\n\n")[0]
+    listed = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
     present = {path.stem for path in (ROOT / "experiments/configs").glob("*.py")}
     assert listed == present - {"__init__", "base"}
 
@@ -48,7 +62,7 @@ def test_config_table_lists_every_config():
 def test_room_table_names_what_is_public():
     normal = jbism.distributions.Normal(jnp.zeros(2), jnp.zeros(2))
     rows = re.findall(r"^\| (`jbism\.[^|]*) \| ([^|]*) \|$", README, re.MULTILINE)
-    assert len(rows) == 11
+    assert len(rows) == 12
     for rooms, contents in rows:
         room = getattr(jbism, re.match(r"`jbism\.(\w+)`", rooms).group(1))
         holder = normal if room is jbism.distributions else room

@@ -23,10 +23,10 @@ def _trunk():
     }
 
 
-def _optimizer():
+def _optimizer(eps_root):
     return {
         "name": "adam",
-        "adam": {"b1": 0.9, "b2": 0.95, "eps": 1e-8, "eps_root": 0.0},
+        "adam": {"b1": 0.9, "b2": 0.95, "eps": 1e-8, "eps_root": eps_root},
         "sgd": {"momentum": 0.0, "nesterov": False},
         "learning_rate": 1e-3,
         "schedule": "constant",  # or "cosine", over decay_steps
@@ -88,8 +88,8 @@ def get_config() -> ConfigDict:
                 "unroll": {"num_steps": 5, "optimizer": "live", "sgd_rate": 1.0, "remat": False},
                 "first_order": {},
             },
-            "theta_optimizer": _optimizer(),
-            "phi_optimizer": _optimizer(),
+            "theta_optimizer": _optimizer(eps_root=0.0),
+            "phi_optimizer": _optimizer(eps_root=1e-8),  # an unroll differentiates it
             "train": {
                 "num_steps": 20_000,
                 "batch_size": 100,

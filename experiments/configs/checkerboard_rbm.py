@@ -13,7 +13,6 @@ def get_config():
     config.objective.dsm.sigma = 0.05
     for optimizer in (config.theta_optimizer, config.phi_optimizer):
         optimizer.learning_rate = 1e-3
-    config.phi_optimizer.adam.eps_root = 1e-8  # differentiated by the unroll
     config.train.num_steps = 100_000
     config.train.steps_per_call = 1_000
     config.log.log_every = 1_000

@@ -14,7 +14,6 @@ def get_config():
     config.divergence.name = "mean_field_kl"
     for optimizer in (config.theta_optimizer, config.phi_optimizer):
         optimizer.learning_rate = 1e-3
-    config.phi_optimizer.adam.eps_root = 1e-8  # differentiated by the unroll
     config.train.num_steps = 20_000
     config.train.steps_per_call = 100
     config.log.log_every = 200

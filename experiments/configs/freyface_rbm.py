@@ -18,7 +18,6 @@ def get_config():
     config.objective.dsm.sigma = 0.3
     for optimizer in (config.theta_optimizer, config.phi_optimizer):
         optimizer.learning_rate = 2e-4
-    config.phi_optimizer.adam.eps_root = 1e-8  # differentiated by the unroll
     config.train.num_steps = 20_000
     config.train.steps_per_call = 20
     config.log.log_every = 100

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jbism import _checks
-from jbism.divergences._sampling import require_reparameterized
+from jbism.divergences._sampling import require_reparameterized, scalar_energy
 from jbism.typing import Array, Energy, Key, Params, Posterior
 
 
@@ -59,7 +59,7 @@ class Fisher:
 
         def one_sample(sample_key):
             h = q.sample(sample_key)
-            difference = jax.grad(lambda h: q.log_prob(h) + energy(theta, v, h))(h)
+            difference = jax.grad(lambda h: q.log_prob(h) + scalar_energy(energy, theta, v, h))(h)
             return 0.5 * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(difference))
 
         if self.num_samples == 1:

@@ -7,7 +7,7 @@ import jax
 from jax.scipy.special import logsumexp
 
 from jbism import _checks
-from jbism.divergences._sampling import require_reparameterized
+from jbism.divergences._sampling import require_reparameterized, scalar_energy
 from jbism.typing import Array, Energy, Key, Params, Posterior
 
 
@@ -55,7 +55,7 @@ class IWAE:
 
         def log_weight(sample_key):
             h, log_q = q.sample_and_log_prob(sample_key)
-            return -energy(theta, v, h) - log_q
+            return -scalar_energy(energy, theta, v, h) - log_q
 
         log_weights = jax.vmap(log_weight)(jax.random.split(key, self.num_samples))
         return math.log(self.num_samples) - logsumexp(log_weights)

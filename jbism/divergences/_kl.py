@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jbism import _checks
-from jbism.divergences._sampling import require_reparameterized
+from jbism.divergences._sampling import require_reparameterized, scalar_energy
 from jbism.typing import Array, Energy, Key, Params, Posterior
 
 
@@ -55,7 +55,7 @@ class KL:
 
         def one_sample(sample_key):
             h, log_q = q.sample_and_log_prob(sample_key)
-            return log_q + energy(theta, v, h)
+            return log_q + scalar_energy(energy, theta, v, h)
 
         if self.num_samples == 1:
             return one_sample(key)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jbism import distributions
+from jbism.divergences._sampling import scalar_energy
 from jbism.typing import Array, Energy, Key, Params, Posterior
 
 
@@ -44,7 +45,7 @@ class MeanFieldKL:
     ) -> Array:
         """Returns the scalar value for one v; the key is not used."""
         q = self._bernoulli(posterior(phi, v))
-        return energy(theta, v, q.mean) - q.entropy()
+        return scalar_energy(energy, theta, v, q.mean) - q.entropy()
 
     def validate(
         self,

@@ -77,7 +77,9 @@ def descend(
         loss, grads = jax.value_and_grad(lower_loss, argnums=1)(theta, phi, step_key)
         updates, opt_state = optimizer.update(grads, opt_state, phi)
         phi = optax.apply_updates(phi, updates)
-        return (phi, opt_state), Descent(loss, optax.tree.norm(grads))
+        # Reported, not differentiated: the norm has no derivative at zero.
+        norm = optax.tree.norm(jax.lax.stop_gradient(grads))
+        return (phi, opt_state), Descent(loss, norm)
 
     keys = jax.random.split(key, num_steps)
     scan = _checkpointed_scan if remat else jax.lax.scan

@@ -54,7 +54,8 @@ def bism_lower_loss(
       The scalar lower loss.
 
     Raises:
-      ValueError: if v has no batch axis or is not floating, or the parts do not fit together.
+      ValueError: if v is not [batch, *event], or the parts do not fit together.
+      TypeError: if v is not floating, or an option is no instance.
 
     Example:
       >>> import jax, jax.numpy as jnp, jbism
@@ -118,8 +119,9 @@ def bism_loss(
       The scalar loss and a `BismAux`.
 
     Raises:
-      ValueError: if v has no batch axis or is not floating, shapes of energy and posterior do not
-        fit, or the distribution's samples carry no derivatives.
+      ValueError: if v is not [batch, *event], shapes of energy and posterior do not fit, or the
+        distribution's samples carry no derivatives.
+      TypeError: if v is not floating, or an option is no instance.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, jbism

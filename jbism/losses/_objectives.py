@@ -145,7 +145,7 @@ class DSM:
     sigma: float
 
     def __post_init__(self):
-        _checks.positive("sigma", self.sigma)
+        object.__setattr__(self, "sigma", _checks.positive("sigma", self.sigma))
 
     def corrupt(self, key: Key, v: Array) -> Corrupted:
         """Draws ε and returns v + σε."""
@@ -174,7 +174,9 @@ class MDSM:
     """Multiscale denoising score matching: ½‖s(ṽ)/σ_i + ε/σ₀²‖², ṽ = v + σ_i ε.
 
     The σ_i are spread over the batch from sigma_min (first example) to sigma_max (last), so batches
-    have to be shuffled.
+    have to be shuffled. Published settings on images in [0, 1]: sigma0 = 0.1 with 0.1 to 3
+    geometric (MNIST) or 0.05 to 1.2 linear (CIFAR-10); sigma_max should reach the spread of the
+    data, so that the energy is learned wherever sampling starts.
 
     Args:
       sigma_min: smallest σ_i > 0, in the units of v.
@@ -183,7 +185,8 @@ class MDSM:
       spacing: ``"linear"`` or ``"geometric"``.
 
     Raises:
-      ValueError: if a sigma is not positive, sigma_max < sigma_min or the spacing is unknown.
+      ValueError: if a sigma is not positive, sigma_max < sigma_min, the spacing is unknown, or a
+        batch of one example is to be corrupted at several σ.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -199,9 +202,8 @@ class MDSM:
     spacing: str = "linear"
 
     def __post_init__(self):
-        _checks.positive("sigma_min", self.sigma_min)
-        _checks.positive("sigma_max", self.sigma_max)
-        _checks.positive("sigma0", self.sigma0)
+        for name in ("sigma_min", "sigma_max", "sigma0"):
+            object.__setattr__(self, name, _checks.positive(name, getattr(self, name)))
         _checks.one_of("spacing", self.spacing, ("linear", "geometric"))
         if self.sigma_max < self.sigma_min:
             raise ValueError(
@@ -210,6 +212,8 @@ class MDSM:
 
     def corrupt(self, key: Key, v: Array) -> Corrupted:
         """Draws ε and returns v + σ_i ε."""
+        if v.shape[0] == 1 and self.sigma_min < self.sigma_max:
+            raise ValueError("v must hold at least 2 examples for MDSM to spread σ over, got 1")
         noise = jax.random.normal(key, v.shape, v.dtype)
         spread = jnp.linspace if self.spacing == "linear" else jnp.geomspace
         sigma = spread(self.sigma_min, self.sigma_max, v.shape[0], dtype=v.dtype)

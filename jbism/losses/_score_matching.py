@@ -1,5 +1,7 @@
 """Score-matching objectives as pure functions of arrays, one value an example."""
 
+import numbers
+
 import jax.numpy as jnp
 
 from jbism import _checks
@@ -116,7 +118,7 @@ def multiscale_denoising_score_matching(
     """
     score = _checks.batched("score", score)
     _checks.same_shape("noise", noise, "score", score)
-    _checks.positive("sigma0", sigma0)
+    sigma0 = _checks.positive("sigma0", sigma0)
     return 0.5 * _squared_norm(score / _per_example("sigma", sigma, score) + noise / sigma0**2)
 
 
@@ -126,7 +128,7 @@ def _squared_norm(x):
 
 def _per_example(name, sigma, like):
     """``sigma`` shaped to divide [batch, *event]."""
-    if isinstance(sigma, (int, float)):
+    if isinstance(sigma, numbers.Real):
         return _checks.positive(name, sigma)
     sigma = jnp.asarray(sigma)
     if sigma.ndim == 0:

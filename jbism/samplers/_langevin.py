@@ -31,7 +31,7 @@ def langevin(
     Args:
       key: random key, the same for all chunks of a run.
       x: where the chains start: a pytree whose leaves are [chains, *event].
-      temperatures: T of each step, [num_steps].
+      temperatures: T >= 0 of each step, [num_steps].
       energy: maps ONE x to a scalar.
       step_size: η, in the units of x: a positive number, or a pytree of such that is
         a prefix of x.
@@ -93,8 +93,7 @@ def run_langevin(
         raise ValueError(
             f"step_size must be a number or a tree prefix of x, {structure}, got {step_size!r}"
         ) from None
-    for eta in step_sizes:
-        _checks.positive("step_size", eta)
+    step_sizes = [_checks.positive("step_size", eta) for eta in step_sizes]
 
     def noise(leaf_key, leaf):
         shape = (1, *leaf.shape[1:]) if shared_noise else leaf.shape
@@ -140,7 +139,7 @@ def denoise(v: Array, *, energy: Callable[[Array], Array], sigma: float) -> Arra
       [0.0, 0.0]
     """
     v = _checks.floating("v", v)
-    _checks.positive("sigma", sigma)
+    sigma = _checks.positive("sigma", sigma)
     return v - sigma**2 * jax.grad(lambda v: _checks.scalar("energy(v)", energy(v)))(v)
 
 

@@ -147,7 +147,8 @@ def fit(
             if step % log_every == 0 or step == num_steps:
                 means = _means(unlogged)
                 unlogged.clear()
-                bar.set_postfix({name: f"{mean:.4g}" for name, mean in means.items()})
+                shown = [name for name in means if name.endswith("loss")] or list(means)
+                bar.set_postfix({name: f"{means[name]:.4g}" for name in shown})
                 if writer is not None:
                     writer.write(step, means)
             for every, callback in callbacks:

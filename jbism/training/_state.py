@@ -70,7 +70,8 @@ def create_state(
         phi=phi,
         theta_opt_state=theta_optimizer.init(theta),
         phi_opt_state=phi_optimizer.init(phi),
-        ema=theta,
+        # In at least single precision: 1 - decay would vanish in a shorter float.
+        ema=jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), theta),
     )
     # Training donates the state's buffers: each has to be its own, and none the caller's.
     return jax.tree.map(jnp.copy, state)

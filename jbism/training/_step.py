@@ -82,7 +82,13 @@ def bilevel_step(
         )
         updates, theta_opt_state = theta_optimizer.update(grads, state.theta_opt_state, state.theta)
         theta = optax.apply_updates(state.theta, updates)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **upper_metrics}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        if not metrics.keys().isdisjoint(upper_metrics):
+            raise ValueError(
+                f"upper_loss must not return metrics called {sorted(metrics)}, "
+                f"got {sorted(upper_metrics)}"
+            )
+        metrics |= upper_metrics
         if num_lower_steps:
             metrics |= {
                 "lower_loss": descent.losses[-1],
