@@ -171,3 +171,10 @@ def test_distributions_pass_through_transformations(x64):
     d = oracles.jit(lambda d: d)(relaxed(0.3))
     assert isinstance(d, distributions.RelaxedBernoulli)
     assert d.temperature == 0.3
+
+
+def test_a_shared_scale_is_refused_rather_than_counted_once():
+    shared = distributions.Normal(jnp.zeros(3), jnp.ones(1))
+    for use in (lambda: shared.log_prob(jnp.zeros(3)), shared.entropy):
+        with pytest.raises(ValueError, match="log_scale must have the shape of mean"):
+            use()

@@ -256,3 +256,16 @@ def test_a_posterior_that_does_not_fit_is_named(divergence, distribution, error,
 def test_num_samples_must_be_a_positive_integer(make, value, error):
     with pytest.raises(error, match="num_samples must be an integer"):
         make(num_samples=value)
+
+
+@pytest.mark.parametrize("divergence", [KL(), KL(2), IWAE(3), Fisher(), Fisher(2)], ids=str)
+def test_an_energy_that_is_no_scalar_is_named(divergence):
+    with pytest.raises(ValueError, match=r"energy\(theta, v, h\) must be a scalar"):
+        divergence(
+            None,
+            None,
+            jax.random.key(0),
+            jnp.zeros(3),
+            energy=lambda theta, v, h: 0.5 * (h - v) ** 2,
+            posterior=lambda phi, v: distributions.Normal(v, jnp.zeros(3)),
+        )

@@ -277,3 +277,15 @@ def _descend(num_steps=2, optimizer=OPTIMIZERS["adam"], opt_state=None):
 def test_bad_input_names_the_argument(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_forward_mode_is_finite_where_the_lower_gradient_is_zero():
+    def lower_loss(theta, phi, key):
+        return 0.5 * jnp.sum((phi - theta) ** 2)
+
+    def solve(theta):
+        return Unroll(3, optax.sgd(0.5))(lower_loss, theta, jnp.ones(2), jax.random.key(0))
+
+    _, (phi_dot, descent_dot) = jax.jvp(solve, (jnp.ones(2),), (jnp.ones(2),))
+    assert phi_dot.tolist() == [0.875, 0.875]
+    assert descent_dot.grad_norms.tolist() == [0.0, 0.0, 0.0]

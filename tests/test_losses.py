@@ -269,3 +269,17 @@ ONES = np.ones((4, 2), np.float32)
 def test_bad_input_names_the_argument(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_mdsm_refuses_a_batch_that_it_cannot_spread_sigma_over():
+    with pytest.raises(ValueError, match="at least 2 examples"):
+        losses.MDSM(0.1, 3.0, 0.1).corrupt(jax.random.key(0), jnp.zeros((1, 2)))
+    assert losses.MDSM(0.3, 0.3, 0.1).corrupt(jax.random.key(0), jnp.zeros((1, 2))).sigma == 0.3
+
+
+@pytest.mark.parametrize("sigma", [np.float32(-0.5), np.float64(0.0), -1, 0])
+def test_numpy_numbers_are_checked_like_python_numbers(sigma):
+    with pytest.raises(ValueError, match="sigma must be a number > 0"):
+        losses.DSM(sigma)
+    with pytest.raises(ValueError, match="sigma must be a number > 0"):
+        losses.dsm(jnp.zeros((1, 2)), jnp.ones((1, 2)), sigma=sigma)
