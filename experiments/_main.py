@@ -26,9 +26,7 @@ def run(main: Callable[[], None]) -> None:
         try:
             main()
         except KeyboardInterrupt:
-            _fail(
-                "interrupted; the same command resumes from the latest checkpoint, if there is one"
-            )
+            _fail("interrupted; the same command resumes from the latest checkpoint, if any")
         except _EXPECTED as error:
             if _TRACEBACK.value:
                 traceback.print_exc()

@@ -744,12 +744,13 @@ def test_an_interrupt_waits_for_the_pending_save(tmp_path):
         assert os.listdir(tmp_path) == ["10"]
 
 
-def test_the_progress_bar_shows_the_rate_and_the_metrics(capfd):
+def test_the_progress_bar_shows_the_rate_and_the_losses(capfd):
     fit(start(), train_steps, Order(), num_steps=20, **{**EVERY, "progress": True})
     out, err = capfd.readouterr()
     assert out == ""
-    for part in ("20/20", "step/s", "loss=", "grad_norm="):
+    for part in ("20/20", "step/s", "loss="):
         assert part in err
+    assert "grad_norm=" not in err  # so that the losses fit into 80 columns
     fit(start(), train_steps, Order(), num_steps=20, **EVERY)
     assert capfd.readouterr().err == ""
 

@@ -87,7 +87,8 @@ def fit(
       checkpoint_every: steps between checkpoints, a multiple of ``log_every``; by default the
         only one is at the end.
       writer: where metrics go.
-      progress: whether to show a progress bar with the rate and the metrics on stderr.
+      progress: whether to show a progress bar on stderr with the rate and the metrics called
+        ``...loss``, or all if none is.
       callbacks: pairs ``(every, function(state, step))`` called at multiples of ``every``, a
         multiple of ``steps_per_call``. They must neither donate nor keep the state.
 
