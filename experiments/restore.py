@@ -41,10 +41,11 @@ def restore(
     if data_dir:
         config.data.dir = data_dir
     experiment = build(config)
-    if latest_step(path) is None:
-        raise WorkdirError(f"{path}: no checkpoint yet; run experiments.train first")
-    with Checkpointer(path / "checkpoints") as saved:
-        return experiment, saved.restore(experiment.initial_state, step)
+    if (path / "checkpoints").is_dir():
+        with Checkpointer(path / "checkpoints") as saved:
+            if saved.latest_step() is not None:
+                return experiment, saved.restore(experiment.initial_state, step)
+    raise WorkdirError(f"{path}: no checkpoint yet; run experiments.train first")
 
 
 def latest_step(workdir: str | os.PathLike) -> int | None:
