@@ -5,32 +5,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from ml_collections import ConfigDict
 
+from experiments import parts
 from experiments.configs import base
+from experiments.methods import build_method
 from experiments.validation import ConfigError, naming, validate
-from jbism import _checks, data, divergences, energies, hypergradients, losses, networks, posteriors
-from jbism.training import TrainState, bism_step, create_state
-
-_ACTIVATIONS = {"elu": nn.elu, "silu": nn.silu, "softplus": nn.softplus, "tanh": jnp.tanh}
-_TRUNKS = {
-    "mlp": networks.MLP,
-    "conv_encoder": networks.ConvEncoder,
-    "residual_conv": networks.ResidualConvNet,
-}
-_ENERGIES = {"gaussian_rbm": energies.GaussianRBM, "deep_eblvm": energies.DeepEBLVM}
-_POSTERIORS = {"bernoulli": posteriors.Bernoulli, "gaussian": posteriors.Gaussian}
-_OBJECTIVES = {"sm": losses.SM, "ssm": losses.SSM, "dsm": losses.DSM, "mdsm": losses.MDSM}
-_DIVERGENCES = {
-    "kl": divergences.KL,
-    "mean_field_kl": divergences.MeanFieldKL,
-    "iwae": divergences.IWAE,
-    "fisher": divergences.Fisher,
-}
+from jbism import _checks, data
+from jbism.training import TrainState, create_state
 
 
 @dataclass(frozen=True)
@@ -43,7 +27,7 @@ class Experiment:
     dataset: data.Dataset
     order: data.BatchOrder
     energy: Any  # Flax module
-    posterior: Any  # Flax module
+    posterior: Any  # Flax module; None where the method learns none
     num_latents: int
     step: Callable
     initial_state: TrainState
@@ -51,6 +35,12 @@ class Experiment:
     def evaluated_theta(self, state: TrainState) -> Any:
         """Returns θ or its moving average, as the config says."""
         return state.ema if self.config.evaluation.use_ema else state.theta
+
+    def infer(self, theta: Any, phi: Any) -> Callable[[jax.Array], Any]:
+        """Returns v ↦ the distribution of h: the learned q(h | v), else the exact p(h | v)."""
+        if self.posterior is not None:
+            return partial(self.posterior.apply, phi)
+        return partial(self.energy.apply, theta, method="hidden_given_visible")
 
 
 def load_config(values: Mapping[str, Any]) -> ConfigDict:
@@ -85,41 +75,29 @@ def build(config: ConfigDict) -> Experiment:
         )
     )
     dataset = _dataset(config, keys["data"])
-    energy, num_latents = _energy(config.energy)
-    posterior = _posterior(config.posterior, num_latents)
-    divergence = _choose(config.divergence, _DIVERGENCES, "config.divergence")
-    theta_optimizer = _optimizer(config.theta_optimizer, "config.theta_optimizer")
-    phi_optimizer = _optimizer(config.phi_optimizer, "config.phi_optimizer")
     with naming("config.train"):
         order = data.BatchOrder(keys["order"], len(dataset.train), config.train.batch_size)
-        step = bism_step(
-            energy=energy.apply,
-            posterior=posterior.apply,
-            objective=_choose(config.objective, _OBJECTIVES, "config.objective"),
-            divergence=divergence,
-            hypergradient=_hypergradient(config.hypergradient, phi_optimizer),
-            theta_optimizer=theta_optimizer,
-            phi_optimizer=phi_optimizer,
-            num_lower_steps=config.train.num_lower_steps,
-            ema_decay=config.train.ema_decay,
-            unroll_lower=config.train.unroll_lower or True,
-        )
+    energy, num_latents = parts.build_energy(config.energy)
+    theta_optimizer = parts.build_optimizer(config.theta_optimizer, "config.theta_optimizer")
     v = jnp.asarray(dataset.train[0])
     with naming(f"config.energy.{config.energy.name}"):
         theta = jax.jit(energy.init)(keys["theta"], v, jnp.zeros(num_latents))
-    with naming(f"config.posterior.{config.posterior.name}"):
-        phi = jax.jit(posterior.init)(keys["phi"], v)
-    with naming(f"config.divergence.{config.divergence.name}"):
-        parts = {"energy": energy.apply, "posterior": posterior.apply}
-        jax.eval_shape(partial(divergence, **parts), theta, phi, keys["check"], v)
-        if isinstance(divergence, divergences.MeanFieldKL):
-            divergence.validate(theta, phi, keys["check"], v, **parts)
+    method = build_method(
+        config,
+        energy=energy,
+        num_latents=num_latents,
+        theta=theta,
+        v=v,
+        key_phi=keys["phi"],
+        key_check=keys["check"],
+        theta_optimizer=theta_optimizer,
+    )
     state = create_state(
         keys["train"],
         theta,
-        phi,
+        method.phi,
         theta_optimizer=theta_optimizer,
-        phi_optimizer=phi_optimizer,
+        phi_optimizer=method.phi_optimizer,
     )
     return Experiment(
         config=config,
@@ -128,24 +106,11 @@ def build(config: ConfigDict) -> Experiment:
         dataset=dataset,
         order=order,
         energy=energy,
-        posterior=posterior,
+        posterior=method.posterior,
         num_latents=num_latents,
-        step=step,
+        step=method.step,
         initial_state=state,
     )
-
-
-def _pick(section, registry, path):
-    name = section.name
-    if name not in registry:
-        raise ConfigError(f"{path}.name must be one of {sorted(registry)}, got {name!r}")
-    return registry[name], dict(section[name])
-
-
-def _choose(section, registry, path):
-    make, options = _pick(section, registry, path)
-    with naming(f"{path}.{section.name}"):
-        return make(**options)
 
 
 def _dataset(config, key):
@@ -160,79 +125,3 @@ def _dataset(config, key):
         flat = {s: getattr(dataset, s) for s in ("train", "validation", "test")}
         return replace(dataset, **{s: x.reshape(len(x), -1) for s, x in flat.items()})
     return dataset
-
-
-def _energy(section):
-    if section.name == "deep_eblvm":
-        options = dict(section.deep_eblvm)
-        trunk = _trunk(options.pop("trunk"), "config.energy.deep_eblvm.trunk")
-        if trunk is None:
-            raise ConfigError("config.energy.deep_eblvm.trunk.name must not be 'none'")
-        with naming("config.energy.deep_eblvm"):
-            return energies.DeepEBLVM(trunk=trunk, **options), options["num_latents"]
-    energy = _choose(section, _ENERGIES, "config.energy")
-    return energy, energy.num_hidden
-
-
-def _posterior(section, num_latents):
-    make, options = _pick(section, _POSTERIORS, "config.posterior")
-    trunk = _trunk(options.pop("trunk"), f"config.posterior.{section.name}.trunk")
-    with naming(f"config.posterior.{section.name}"):
-        return make(num_latents=num_latents, trunk=trunk, **options)
-
-
-def _trunk(section, path):
-    if section.name == "none":
-        return None
-    make, options = _pick(section, _TRUNKS, path)
-    if options["activation"] not in _ACTIVATIONS:
-        raise ConfigError(
-            f"{path}.{section.name}.activation must be one of {sorted(_ACTIVATIONS)}, "
-            f"got {options['activation']!r}"
-        )
-    options["activation"] = _ACTIVATIONS[options["activation"]]
-    if "features" in options:
-        options["features"] = tuple(options["features"])
-    with naming(f"{path}.{section.name}"):
-        return make(**options)
-
-
-def _optimizer(section, path):
-    rate = section.learning_rate
-    if not rate > 0:
-        raise ConfigError(f"{path}.learning_rate must be > 0, got {rate}")
-    if section.schedule == "cosine":
-        if not 0 <= section.final_learning_rate <= rate:
-            raise ConfigError(
-                f"{path}.final_learning_rate must be in [0, learning_rate], "
-                f"got {section.final_learning_rate}"
-            )
-        if section.decay_steps < 1:
-            raise ConfigError(f"{path}.decay_steps must be >= 1, got {section.decay_steps}")
-        rate = optax.cosine_decay_schedule(
-            rate, section.decay_steps, alpha=section.final_learning_rate / rate
-        )
-    elif section.schedule != "constant":
-        raise ConfigError(
-            f"{path}.schedule must be 'constant' or 'cosine', got {section.schedule!r}"
-        )
-    make, options = _pick(section, {"adam": optax.adam, "sgd": optax.sgd}, path)
-    return make(rate, **options)
-
-
-def _hypergradient(section, phi_optimizer):
-    registry = {"unroll": hypergradients.Unroll, "first_order": hypergradients.FirstOrder}
-    make, options = _pick(section, registry, "config.hypergradient")
-    if section.name == "first_order":
-        return make(**options)
-    rate = options.pop("sgd_rate")
-    kind = options.pop("optimizer")
-    if kind not in ("live", "sgd"):
-        raise ConfigError(
-            f"config.hypergradient.unroll.optimizer must be 'live' or 'sgd', got {kind!r}"
-        )
-    if not rate > 0:
-        raise ConfigError(f"config.hypergradient.unroll.sgd_rate must be > 0, got {rate}")
-    optimizer = phi_optimizer if kind == "live" else optax.sgd(rate)
-    with naming("config.hypergradient.unroll"):
-        return make(optimizer=optimizer, **options)

@@ -12,6 +12,9 @@ from jax.scipy.special import logsumexp
 from experiments.builders import Experiment
 from jbism import divergences, estimators, likelihood, losses, metrics
 
+_MAX_BIAS_LATENTS = 8  # each example enumerates 2^8 latents
+_BIAS_EXAMPLES = 1_000
+
 
 def evaluate(experiment: Experiment, theta, phi, key) -> dict[str, Any]:
     """Returns the model's figures on (at most ``evaluation.num_examples`` of) the test set.
@@ -26,7 +29,8 @@ def evaluate(experiment: Experiment, theta, phi, key) -> dict[str, Any]:
     figures: dict[str, Any] = {"num_test_examples": len(v)}
     if tractable:
         figures |= _rbm_log_likelihood(experiment, theta, v, key_likelihood)
-        figures |= _rbm_posterior(experiment, theta, phi, v)
+        if experiment.posterior is not None:
+            figures |= _rbm_posterior(experiment, theta, phi, v)
     else:
         figures |= _deep_log_likelihood(experiment, theta, phi, v, key_likelihood)
         figures |= _posterior_fisher(experiment, theta, phi, v, key_posterior)
@@ -117,7 +121,31 @@ def _ais_quality(result):
 def _rbm_posterior(experiment, theta, phi, v):
     true = jax.vmap(partial(experiment.energy.apply, theta, method="hidden_given_visible"))(v)
     q = jax.vmap(partial(experiment.posterior.apply, phi))(v)
-    return {"posterior_kl": jnp.mean(metrics.bernoulli_kl(q.logits, true.logits))}
+    kl = metrics.bernoulli_kl(q.logits, true.logits)
+    figures = {"posterior_kl": jnp.mean(kl)}
+    if experiment.num_latents <= _MAX_BIAS_LATENTS:
+        figures |= _vaes_bias(experiment, theta, phi, v[:_BIAS_EXAMPLES], kl[:_BIAS_EXAMPLES])
+    return figures
+
+
+def _vaes_bias(experiment, theta, phi, v, kl):
+    """The bias of q's estimate of the score, and the bound on it that KL(q‖p(h|v)) gives."""
+    energy, latents = experiment.energy.apply, likelihood.enumerate_binary(experiment.num_latents)
+    estimate = partial(
+        estimators.vaes, energy=energy, posterior=experiment.posterior.apply, num_particles=None
+    )
+    bound = partial(estimators.vaes_bias_bound, theta, latents=latents, energy=energy)
+
+    @jax.jit
+    def norms(v, kl):
+        unused = jax.random.key(0)  # nothing is drawn
+        score = -jax.vmap(jax.grad(partial(energy, theta, method="free_energy")))(v)
+        bias = estimate(theta, phi, unused, v) - score
+        bounds = jax.vmap(lambda v, kl: bound(v, kl))(v, kl)
+        return [jnp.mean(jnp.linalg.norm(x, axis=1)) for x in (bias, bounds)]
+
+    bias, largest = norms(v, kl)
+    return {"vaes_bias": bias, "vaes_bias_bound": largest}
 
 
 def _posterior_fisher(experiment, theta, phi, v, key):
@@ -131,21 +159,19 @@ def _posterior_fisher(experiment, theta, phi, v, key):
 
 def _ssm(experiment, theta, phi, v, key, tractable):
     key_latent, key_projection = jax.random.split(key)
-    energy, posterior = experiment.energy.apply, experiment.posterior.apply
+    energy, infer = experiment.energy.apply, experiment.infer(theta, phi)
 
     def exact(v):
         free_energy = partial(experiment.energy.apply, theta, method="free_energy")
         return -jax.vmap(jax.grad(free_energy))(v)
 
     def variational(v):
-        one = partial(estimators.variational_score, energy=energy, posterior=posterior)
+        one = partial(estimators.variational_score, energy=energy, posterior=lambda _, v: infer(v))
         return jax.vmap(partial(one, theta, phi))(v, h)
 
     h = None
     if not tractable:
-        h = jax.vmap(lambda k, v: posterior(phi, v).sample(k))(
-            jax.random.split(key_latent, len(v)), v
-        )
+        h = jax.vmap(lambda k, v: infer(v).sample(k))(jax.random.split(key_latent, len(v)), v)
     objective = losses.SSM()
     score = exact if tractable else variational
     evaluate_batch = jax.jit(

@@ -39,7 +39,7 @@ def draw(
 
 
 def _gibbs(experiment, theta, phi, key, num_samples, progress):
-    energy, posterior = experiment.energy, experiment.posterior
+    energy, infer = experiment.energy, experiment.infer(theta, phi)
     if not hasattr(energy, "visible_given_hidden"):
         raise ValueError("config.sampling.name = 'gibbs' needs an energy with conditionals")
     key_start, key_chain = jax.random.split(key)
@@ -60,7 +60,7 @@ def _gibbs(experiment, theta, phi, key, num_samples, progress):
     for start, length in _chunks(steps, "Gibbs", progress):
         v, h = chain(jax.random.fold_in(key_chain, start), v, num_steps=length)
     originals = jnp.asarray(experiment.dataset.test[:num_samples])
-    latents = jax.vmap(lambda v: posterior.apply(phi, v).mean)(originals)
+    latents = jax.vmap(lambda v: infer(v).mean)(originals)
     reconstructions = jax.vmap(lambda h: visible(h).mean)(latents)
     panels = {}
     if experiment.dataset.image_shape is not None:
@@ -70,7 +70,7 @@ def _gibbs(experiment, theta, phi, key, num_samples, progress):
 
 
 def _langevin(experiment, theta, phi, key, num_samples, progress):
-    energy, posterior = experiment.energy.apply, experiment.posterior
+    energy, infer = experiment.energy.apply, experiment.infer(theta, phi)
     section = experiment.config.sampling.langevin
     key_start, key_q, key_h, key_via, key_joint, key_rec = jax.random.split(key, 6)
     schedule = samplers.annealing_schedule(
@@ -104,9 +104,7 @@ def _langevin(experiment, theta, phi, key, num_samples, progress):
         return denoised(v, h)
 
     train = jnp.asarray(dataset.train[:num_samples])
-    h = jax.vmap(lambda k, v: posterior.apply(phi, v).sample(k))(
-        jax.random.split(key_q, len(train)), train
-    )
+    h = jax.vmap(lambda k, v: infer(v).sample(k))(jax.random.split(key_q, len(train)), train)
     via_q = run_visible(key_via, noise[: len(train)], h, schedule, "Langevin v | h, h ~ q")
 
     v_joint = noise
@@ -116,7 +114,7 @@ def _langevin(experiment, theta, phi, key, num_samples, progress):
         v_joint, h_joint = joint(key_joint, theta, v_joint, h_joint, temperatures, start=start)
 
     originals = jnp.asarray(dataset.test[:num_samples])
-    latents = jax.vmap(lambda v: posterior.apply(phi, v).mean)(originals)
+    latents = jax.vmap(lambda v: infer(v).mean)(originals)
     mean_image = jnp.broadcast_to(jnp.asarray(dataset.train.mean(0))[None], originals.shape)
     tempered = samplers.annealing_schedule(
         hot_steps=section.reconstruction_steps,

@@ -11,10 +11,17 @@ from jbism import _checks, samplers
 # The latents that an energy has, in the terms of the posteriors over them.
 _POSTERIOR_OF = {"gaussian_rbm": "bernoulli", "deep_eblvm": "gaussian"}
 _SAMPLER_OF = {"gaussian_rbm": "gibbs", "deep_eblvm": "langevin"}
+_METHODS = ("bism", "vages", "marginal", "importance")
 
 
 class ConfigError(ValueError):
     """A config key or value that cannot be used."""
+
+
+def learns_posterior(config: ConfigDict) -> bool:
+    """Whether the method fits a q(h | v); the others have p(h | v) itself, or need none."""
+    name = config.method.name
+    return name == "bism" or (name == "vages" and not config.method.vages.exact_posterior)
 
 
 @contextlib.contextmanager
@@ -39,6 +46,7 @@ def validate(config: ConfigDict) -> None:
     try:
         _check_training(config)
         _check_parts(config)
+        _check_method(config)
         _check_sampling(config.sampling)
         _check_evaluation(config.evaluation)
     except (TypeError, ValueError) as error:
@@ -88,8 +96,50 @@ def _check_parts(config):
                 f"config.{section}.name must be {fitting[energy]!r} with config.energy.name = "
                 f"{energy!r}, got {given!r}"
             )
+
+
+def _check_method(config):
+    method, energy = config.method, config.energy.name
+    _checks.one_of("config.method.name", method.name, _METHODS)
+    vages = method.vages
+    _checks.integer("config.method.vages.num_particles", vages.num_particles, minimum=0)
+    if vages.num_particles == 1:
+        raise ValueError("config.method.vages.num_particles must be 0 or at least 2, got 1")
+    _checks.integer(
+        "config.method.importance.num_particles", method.importance.num_particles, minimum=1
+    )
+    if method.name == "vages":
+        for name in ("sm", "ssm"):
+            if config.objective.name == name:
+                raise ValueError(
+                    f"config.objective.name must not be {name!r} with config.method.name = "
+                    "'vages', which does not estimate ∇_v of the score; use dsm, mdsm or ksd"
+                )
+        for option, given, needs in (
+            ("exact_posterior", vages.exact_posterior, "gaussian_rbm"),
+            ("num_particles = 0", vages.num_particles == 0, "gaussian_rbm"),
+            ("refinement.num_steps > 0", vages.refinement.num_steps > 0, "deep_eblvm"),
+        ):
+            if given and energy != needs:
+                raise ValueError(
+                    f"config.method.vages.{option} needs config.energy.name = {needs!r}, "
+                    f"got {energy!r}"
+                )
+        if vages.refinement.num_steps > 0 and vages.control_variate:
+            raise ValueError(
+                "config.method.vages.control_variate must be False where refinement.num_steps > 0"
+            )
+    if method.name in ("marginal", "importance") and energy != "gaussian_rbm":
+        raise ValueError(
+            f"config.method.name = {method.name!r} needs config.energy.name = 'gaussian_rbm', "
+            f"got {energy!r}"
+        )
     unroll, phi = config.hypergradient.unroll, config.phi_optimizer
-    live = config.hypergradient.name == "unroll" and unroll.optimizer == "live"
+    live = (
+        method.name == "bism"
+        and config.hypergradient.name == "unroll"
+        and unroll.optimizer == "live"
+    )
     if live and unroll.num_steps > 0 and phi.name == "adam" and phi.adam.eps_root == 0:
         raise ValueError(
             "config.phi_optimizer.adam.eps_root must be > 0 (such as 1e-8) where Adam is "

@@ -20,6 +20,7 @@ from jbism import (
     plotting,
     posteriors,
     samplers,
+    stein,
     typing,
 )
 
@@ -39,6 +40,7 @@ __all__ = [
     "plotting",
     "posteriors",
     "samplers",
+    "stein",
     "typing",
 ]
 

@@ -121,3 +121,17 @@ def instance(name: str, value: Any, kind: type | tuple[type, ...]) -> Any:
         wanted = " or ".join(k.__name__ for k in kinds)
         raise TypeError(f"{name} must be {wanted}, got {type(value).__name__}")
     return value
+
+
+def scalar_energy(energy: Any, theta: Any, v: Any, h: Any) -> jax.Array:
+    """Returns E(v, h; θ) if it is a scalar."""
+    return scalar("energy(theta, v, h)", energy(theta, v, h))
+
+
+def reparameterized(distribution: Any, use: str) -> None:
+    """Raises if samples of ``distribution`` carry no derivatives to its parameters."""
+    if not getattr(distribution, "reparameterized", True):
+        raise ValueError(
+            f"posterior must return a reparameterised distribution for {use}, got "
+            f"{type(distribution).__name__}; use a relaxed one (temperature > 0)"
+        )

@@ -16,6 +16,13 @@ from jbism import _checks
 from jbism.typing import Array, Key
 
 _LOG_2PI = math.log(2.0 * math.pi)
+_MAX_SUPPORT = 16  # 65,536 points
+
+
+def binary_states(index: Array, num_digits: int) -> Array:
+    """Returns the binary digits of integers [n] as floats [n, num_digits], the highest first."""
+    shifts = jnp.arange(num_digits - 1, -1, -1)
+    return ((index[:, None] >> shifts[None, :]) & 1).astype(float)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["logits"], meta_fields=[])
@@ -63,6 +70,18 @@ class Bernoulli:
     def entropy(self) -> Array:
         """Returns the exact entropy in nats."""
         return jnp.sum(jax.nn.softplus(self.logits) - self.mean * self.logits)
+
+    def support(self) -> tuple[Array, Array]:
+        """Returns every h in {0, 1}^L, [2^L, L], and their probabilities, [2^L].
+
+        Raises:
+          ValueError: if L > 16.
+        """
+        size = self.logits.size
+        if size > _MAX_SUPPORT:
+            raise ValueError(f"logits must have at most {_MAX_SUPPORT} entries, got {size}")
+        h = binary_states(jnp.arange(2**size), size).astype(self.logits.dtype)
+        return h, jnp.exp(jax.vmap(self.log_prob)(h))
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["logits"], meta_fields=["temperature"])

@@ -23,12 +23,22 @@ class Energy(Protocol):
         ...
 
 
+class FreeEnergy(Protocol):
+    """F(v; θ) of one visible v; log p(v) = -F(v) - log Z."""
+
+    def __call__(self, theta: Params, v: Array, /) -> Any:
+        """Returns the scalar free energy."""
+        ...
+
+
 @runtime_checkable
 class Distribution(Protocol):
     """A distribution of one latent, itself a pytree.
 
     Two optional class attributes steer checks: ``discrete`` (default False) says that h has no
     ∇_h log q(h), and ``reparameterized`` (default True) says that ``sample`` carries derivatives.
+    Two optional methods serve estimates that need no derivatives of samples: ``sample_hard(key)``
+    of a relaxed distribution, and ``support()``, every h and its probability.
     """
 
     def sample(self, key: Key) -> Latent:
@@ -46,6 +56,14 @@ class Distribution(Protocol):
     @property
     def mean(self) -> Latent:
         """The expectation of h."""
+        ...
+
+
+class Refinement(Protocol):
+    """Moves particles closer to p(h | v; θ), for one v."""
+
+    def __call__(self, theta: Params, key: Key, v: Array, h: Latent, /, *, energy: Energy) -> Any:
+        """Returns the particles, leaves [L, ...], after their moves from h."""
         ...
 
 

@@ -511,6 +511,8 @@ def test_figures_of_an_rbm(rbm, shaped):
         "log_likelihood_method",
         "posterior_kl",
         "ssm",
+        "vaes_bias",
+        "vaes_bias_bound",
     }
     assert figures["num_test_examples"] == 50
     assert figures["log_likelihood_method"] == "exact, log Z by enumeration"
@@ -545,6 +547,8 @@ def test_figures_of_an_rbm_by_annealed_importance_sampling(shaped):
         "ais_effective_sample_size",
         "posterior_kl",
         "ssm",
+        "vaes_bias",
+        "vaes_bias_bound",
     }
     assert figures["log_likelihood_method"] == "AIS, 200 chains, 200 temperatures"
     exact = enumerated_log_likelihood(shaped, experiment.dataset.test.astype(np.float64))

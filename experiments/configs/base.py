@@ -63,6 +63,22 @@ def get_config() -> ConfigDict:
                 "bernoulli": {"trunk": _trunk() | {"name": "none"}, "temperature": 0.1},
                 "gaussian": {"trunk": _trunk(), "covariance": "diagonal"},
             },
+            # How the objective's gradient comes about. "bism" goes through the fit of the posterior
+            # (section hypergradient), "vages" takes samples of it; "marginal" has the exact free
+            # energy, "importance" estimates it from uniform latents: both learn no posterior.
+            "method": {
+                "name": "bism",
+                "bism": {},
+                "vages": {
+                    "num_particles": 2,  # in each of the two sets; 0 for the exact expectation
+                    "control_variate": False,
+                    "independent": True,
+                    "exact_posterior": False,  # particles of p(h|v) itself, where it is known
+                    "refinement": {"num_steps": 0, "step_size": 1e-2, "noise_scale": 1e-4},
+                },
+                "marginal": {},
+                "importance": {"num_particles": 5},
+            },
             "objective": {
                 "name": "dsm",
                 "sm": {},
@@ -73,6 +89,13 @@ def get_config() -> ConfigDict:
                     "sigma_max": 3.0,
                     "sigma0": 0.1,
                     "spacing": "geometric",
+                },
+                "ksd": {
+                    "kernel": {
+                        "name": "rbf",  # or "imq"; at the median distance of a batch, if so said
+                        "rbf": {"bandwidth": 0.1, "median": False},
+                        "imq": {"scale": 1.0, "exponent": -0.5, "median": False},
+                    },
                 },
             },
             "divergence": {

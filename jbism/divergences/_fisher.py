@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from jbism import _checks
-from jbism.divergences._sampling import require_reparameterized, scalar_energy
 from jbism.typing import Array, Energy, Key, Params, Posterior
 
 
@@ -55,11 +54,13 @@ class Fisher:
                 "divergence Fisher needs continuous latents (it takes ∇_h log q(h|v)), but "
                 f"posterior returned the discrete {type(q).__name__}; use KL or MeanFieldKL"
             )
-        require_reparameterized(q, "Fisher")
+        _checks.reparameterized(q, "Fisher")
 
         def one_sample(sample_key):
-            h = q.sample(sample_key)
-            difference = jax.grad(lambda h: q.log_prob(h) + scalar_energy(energy, theta, v, h))(h)
+            def log_ratio(h):
+                return q.log_prob(h) + _checks.scalar_energy(energy, theta, v, h)
+
+            difference = jax.grad(log_ratio)(q.sample(sample_key))
             return 0.5 * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(difference))
 
         if self.num_samples == 1:

@@ -7,7 +7,6 @@ import jax
 from jax.scipy.special import logsumexp
 
 from jbism import _checks
-from jbism.divergences._sampling import require_reparameterized, scalar_energy
 from jbism.typing import Array, Energy, Key, Params, Posterior
 
 
@@ -51,11 +50,11 @@ class IWAE:
     ) -> Array:
         """Returns the scalar estimate for one v."""
         q = posterior(phi, v)
-        require_reparameterized(q, "IWAE")
+        _checks.reparameterized(q, "IWAE")
 
         def log_weight(sample_key):
             h, log_q = q.sample_and_log_prob(sample_key)
-            return -scalar_energy(energy, theta, v, h) - log_q
+            return -_checks.scalar_energy(energy, theta, v, h) - log_q
 
         log_weights = jax.vmap(log_weight)(jax.random.split(key, self.num_samples))
         return math.log(self.num_samples) - logsumexp(log_weights)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from jbism import _checks
-from jbism.divergences._sampling import require_reparameterized, scalar_energy
 from jbism.typing import Array, Energy, Key, Params, Posterior
 
 
@@ -51,11 +50,11 @@ class KL:
     ) -> Array:
         """Returns the scalar estimate for one v."""
         q = posterior(phi, v)
-        require_reparameterized(q, "KL")
+        _checks.reparameterized(q, "KL")
 
         def one_sample(sample_key):
             h, log_q = q.sample_and_log_prob(sample_key)
-            return log_q + scalar_energy(energy, theta, v, h)
+            return log_q + _checks.scalar_energy(energy, theta, v, h)
 
         if self.num_samples == 1:
             return one_sample(key)

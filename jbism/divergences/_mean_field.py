@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jbism import distributions
-from jbism.divergences._sampling import scalar_energy
+from jbism import _checks, distributions
 from jbism.typing import Array, Energy, Key, Params, Posterior
 
 
@@ -45,7 +44,7 @@ class MeanFieldKL:
     ) -> Array:
         """Returns the scalar value for one v; the key is not used."""
         q = self._bernoulli(posterior(phi, v))
-        return scalar_energy(energy, theta, v, q.mean) - q.entropy()
+        return _checks.scalar_energy(energy, theta, v, q.mean) - q.entropy()
 
     def validate(
         self,

@@ -39,7 +39,7 @@ def variational_score(
     """
 
     def log_ratio(v):
-        e = _checks.scalar("energy(theta, v, h)", energy(theta, v, h))
+        e = _checks.scalar_energy(energy, theta, v, h)
         return -e - posterior(phi, v).log_prob(h)
 
     return jax.grad(log_ratio)(v)

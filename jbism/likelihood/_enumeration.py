@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jbism import _checks
+from jbism.distributions import binary_states
 from jbism.typing import Array
 
 _MAX_LATENTS = 24
@@ -28,7 +29,7 @@ def enumerate_binary(num_latents: int) -> Array:
       [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
     """
     num_latents = _check_num_latents(num_latents)
-    return _binary_digits(jnp.arange(2**num_latents), num_latents)
+    return binary_states(jnp.arange(2**num_latents), num_latents)
 
 
 def exact_log_partition(
@@ -69,7 +70,7 @@ def exact_log_partition(
 
     @jax.checkpoint
     def block(first):
-        h = _binary_digits(first + jnp.arange(block_size), num_latents)
+        h = binary_states(first + jnp.arange(block_size), num_latents)
         return jax.nn.logsumexp(jax.vmap(log_marginal)(h))
 
     firsts = jnp.arange(0, 2**num_latents, block_size)
@@ -125,8 +126,3 @@ def _check_num_latents(num_latents):
             f"num_latents must be <= {_MAX_LATENTS} to enumerate 2^H latents, got {num_latents}"
         )
     return num_latents
-
-
-def _binary_digits(index, num_digits):
-    shifts = jnp.arange(num_digits - 1, -1, -1)
-    return ((index[:, None] >> shifts[None, :]) & 1).astype(float)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from jbism import _checks
-from jbism.divergences._sampling import require_reparameterized
 from jbism.estimators import variational_score
 from jbism.hypergradients import Descent
 from jbism.losses._objectives import Objective
+from jbism.losses._score_matching import mean_norm
 from jbism.typing import Array, Divergence, Energy, Hypergradient, Key, Params, Posterior
 
 
@@ -160,7 +160,7 @@ def bism_loss(
 
     def latent(example_key, v):
         q = posterior(phi, v)
-        require_reparameterized(q, "bism_loss")
+        _checks.reparameterized(q, "bism_loss")
         return q.sample(example_key)
 
     latent_keys = jax.random.split(key_latent, v.shape[0])
@@ -172,5 +172,4 @@ def bism_loss(
         )(v, h)
 
     losses, s = objective(scores, key_objective, corrupted)
-    norms = jnp.sqrt(jnp.sum(jax.lax.stop_gradient(s).reshape(s.shape[0], -1) ** 2, axis=1))
-    return jnp.mean(losses), BismAux(losses, jnp.mean(norms), phi, descent)
+    return jnp.mean(losses), BismAux(losses, mean_norm(s), phi, descent)

@@ -43,7 +43,7 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
-class _Clean:
+class CleanObjective:
     """An objective at the data themselves."""
 
     def corrupt(self, key: Key, v: Array) -> Corrupted:  # noqa: ARG002
@@ -56,7 +56,7 @@ class _Clean:
 
 
 @dataclass(frozen=True)
-class SM(_Clean):
+class SM(CleanObjective):
     """Score matching with the exact divergence: ½‖s‖² + tr ∇_v s, D forward passes a batch.
 
     Example:
@@ -90,7 +90,7 @@ class SM(_Clean):
 
 
 @dataclass(frozen=True)
-class SSM(_Clean):
+class SSM(CleanObjective):
     """Sliced score matching: ½‖s‖² + uᵀ(∇_v s)u, both terms from one forward-mode pass.
 
     Args:

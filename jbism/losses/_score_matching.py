@@ -2,6 +2,7 @@
 
 import numbers
 
+import jax
 import jax.numpy as jnp
 
 from jbism import _checks
@@ -120,6 +121,11 @@ def multiscale_denoising_score_matching(
     _checks.same_shape("noise", noise, "score", score)
     sigma0 = _checks.positive("sigma0", sigma0)
     return 0.5 * _squared_norm(score / _per_example("sigma", sigma, score) + noise / sigma0**2)
+
+
+def mean_norm(scores: Array) -> Array:
+    """Returns the mean of ‖s‖ over a batch [batch, *event], without derivatives."""
+    return jnp.mean(jnp.sqrt(_squared_norm(jax.lax.stop_gradient(scores))))
 
 
 def _squared_norm(x):

@@ -2,5 +2,6 @@
 
 from jbism.posteriors._bernoulli import Bernoulli
 from jbism.posteriors._gaussian import Gaussian
+from jbism.posteriors._refinement import LangevinRefinement
 
-__all__ = ["Bernoulli", "Gaussian"]
+__all__ = ["Bernoulli", "Gaussian", "LangevinRefinement"]

@@ -1,5 +1,6 @@
 """Langevin dynamics of energies E(v, h; θ): of both, of one given the other, of missing parts."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -171,9 +172,6 @@ def langevin_inpaint(
 
 def _gradient(theta, energy, argnums):
     """The gradient of the energy for all chains together, ``(v, h) -> gradient``."""
-
-    def scalar_energy(theta, v, h):
-        return _checks.scalar("energy(theta, v, h)", energy(theta, v, h))
-
-    gradient = jax.vmap(jax.grad(scalar_energy, argnums), in_axes=(None, 0, 0))
+    gradient = jax.grad(partial(_checks.scalar_energy, energy), argnums)
+    gradient = jax.vmap(gradient, in_axes=(None, 0, 0))
     return lambda v, h: gradient(theta, v, h)

@@ -2,8 +2,9 @@
 
 from jbism.training._checkpoint import Checkpointer, CheckpointError
 from jbism.training._loop import DivergenceError, fit
+from jbism.training._methods import bism_step, marginal_step, vages_step
 from jbism.training._state import TrainState, create_state
-from jbism.training._step import bilevel_step, bism_step, train_steps
+from jbism.training._step import bilevel_step, train_steps
 from jbism.training._workdir import WorkdirError, open_workdir
 from jbism.training._writer import MetricsWriter
 
@@ -18,6 +19,8 @@ __all__ = [
     "bism_step",
     "create_state",
     "fit",
+    "marginal_step",
     "open_workdir",
     "train_steps",
+    "vages_step",
 ]

@@ -1,16 +1,15 @@
-"""Step builders: from losses and optimizers to a function that advances a `TrainState`."""
+"""From losses and optimizers to a function that advances a `TrainState`."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import optax
 
 from jbism import _checks
 from jbism.hypergradients import descend
-from jbism.losses import Objective, bism_loss, bism_lower_loss
 from jbism.training._state import TrainState
-from jbism.typing import Array, ArrayLike, Divergence, Energy, Hypergradient, Key, Params, Posterior
+from jbism.typing import Array, ArrayLike, Key, Params
 
 Metrics: TypeAlias = dict[str, Array]
 Step: TypeAlias = Callable[[TrainState, Array], tuple[TrainState, Metrics]]
@@ -106,94 +105,6 @@ def bilevel_step(
         return state, metrics
 
     return step
-
-
-def bism_step(
-    *,
-    energy: Energy,
-    posterior: Posterior,
-    objective: Objective,
-    divergence: Divergence,
-    hypergradient: Hypergradient,
-    theta_optimizer: optax.GradientTransformation,
-    phi_optimizer: optax.GradientTransformation,
-    num_lower_steps: int,
-    ema_decay: float = 0.999,
-    unroll_lower: int | bool = 1,
-) -> Step:
-    """Builds one step of bi-level score matching (Bao et al., 2020, Algorithm 1).
-
-    The virtual steps of the hypergradient start from the live state of ``phi_optimizer`` where the
-    strategy's ``optimizer`` is that very object, else from a fresh state of its own.
-
-    Args:
-      energy: see `jbism.losses.bism_loss`.
-      posterior: see `jbism.losses.bism_loss`.
-      objective: see `jbism.losses.bism_loss`.
-      divergence: see `jbism.losses.bism_loss`.
-      hypergradient: see `jbism.losses.bism_loss`.
-      theta_optimizer: see `bilevel_step`.
-      phi_optimizer: see `bilevel_step`.
-      num_lower_steps: see `bilevel_step`.
-      ema_decay: see `bilevel_step`.
-      unroll_lower: see `bilevel_step`.
-
-    Returns:
-      A step as of `bilevel_step`, whose metrics also hold ``score_norm``.
-
-    Raises:
-      ValueError: as `bilevel_step`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, optax, jbism
-      >>> rbm, q = jbism.energies.GaussianRBM(4), jbism.posteriors.Bernoulli(4)
-      >>> adam = optax.adam(1e-3, eps_root=1e-8)
-      >>> step = bism_step(
-      ...     energy=rbm.apply, posterior=q.apply, objective=jbism.losses.SSM(),
-      ...     divergence=jbism.divergences.KL(),
-      ...     hypergradient=jbism.hypergradients.Unroll(2, adam),
-      ...     theta_optimizer=adam, phi_optimizer=adam, num_lower_steps=2)
-      >>> v = jnp.ones((10, 2))
-      >>> theta = rbm.init(jax.random.key(0), v[0], jnp.zeros(4))
-      >>> state = jbism.training.create_state(
-      ...     jax.random.key(1), theta, q.init(jax.random.key(2), v[0]),
-      ...     theta_optimizer=adam, phi_optimizer=adam)
-      >>> state, metrics = jax.jit(step)(state, v)
-      >>> int(state.step), sorted(metrics)
-      (1, ['grad_norm', 'loss', 'lower_grad_norm', 'lower_loss', 'score_norm'])
-    """
-    parts: dict[str, Any] = {
-        "energy": energy,
-        "posterior": posterior,
-        "objective": objective,
-        "divergence": divergence,
-    }
-    live = getattr(hypergradient, "optimizer", None) is phi_optimizer
-
-    def upper_loss(theta, phi, phi_opt_state, key, v):
-        loss, aux = bism_loss(
-            theta,
-            phi,
-            key,
-            v,
-            **parts,
-            hypergradient=hypergradient,
-            opt_state=phi_opt_state if live else None,
-        )
-        return loss, {"score_norm": aux.score_norm}
-
-    def lower_loss(theta, phi, key, v):
-        return bism_lower_loss(theta, phi, key, v, **parts)
-
-    return bilevel_step(
-        upper_loss=upper_loss,
-        lower_loss=lower_loss,
-        theta_optimizer=theta_optimizer,
-        phi_optimizer=phi_optimizer,
-        num_lower_steps=num_lower_steps,
-        ema_decay=ema_decay,
-        unroll_lower=unroll_lower,
-    )
 
 
 def train_steps(

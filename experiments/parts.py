@@ -1,0 +1,149 @@
+"""The parts of a model and of its training, from their config sections."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from experiments.validation import ConfigError, naming
+from jbism import divergences, energies, hypergradients, losses, networks, posteriors, stein
+from jbism.typing import Divergence, Hypergradient
+
+_ACTIVATIONS = {"elu": nn.elu, "silu": nn.silu, "softplus": nn.softplus, "tanh": jnp.tanh}
+_TRUNKS = {
+    "mlp": networks.MLP,
+    "conv_encoder": networks.ConvEncoder,
+    "residual_conv": networks.ResidualConvNet,
+}
+_ENERGIES = {"gaussian_rbm": energies.GaussianRBM, "deep_eblvm": energies.DeepEBLVM}
+_POSTERIORS = {"bernoulli": posteriors.Bernoulli, "gaussian": posteriors.Gaussian}
+_OBJECTIVES = {
+    "sm": losses.SM,
+    "ssm": losses.SSM,
+    "dsm": losses.DSM,
+    "mdsm": losses.MDSM,
+    "ksd": losses.KSD,
+}
+_DIVERGENCES = {
+    "kl": divergences.KL,
+    "mean_field_kl": divergences.MeanFieldKL,
+    "iwae": divergences.IWAE,
+    "fisher": divergences.Fisher,
+}
+
+
+def _pick(section, registry, path):
+    name = section.name
+    if name not in registry:
+        raise ConfigError(f"{path}.name must be one of {sorted(registry)}, got {name!r}")
+    return registry[name], dict(section[name])
+
+
+def _choose(section, registry, path):
+    make, options = _pick(section, registry, path)
+    with naming(f"{path}.{section.name}"):
+        return make(**options)
+
+
+def build_energy(section: ConfigDict) -> tuple[nn.Module, int]:
+    """Returns the energy and the number of its latents."""
+    if section.name == "deep_eblvm":
+        options = dict(section.deep_eblvm)
+        trunk = _trunk(options.pop("trunk"), "config.energy.deep_eblvm.trunk")
+        if trunk is None:
+            raise ConfigError("config.energy.deep_eblvm.trunk.name must not be 'none'")
+        with naming("config.energy.deep_eblvm"):
+            return energies.DeepEBLVM(trunk=trunk, **options), options["num_latents"]
+    energy = _choose(section, _ENERGIES, "config.energy")
+    return energy, energy.num_hidden
+
+
+def build_posterior(section: ConfigDict, num_latents: int) -> nn.Module:
+    """Returns the posterior module."""
+    make, options = _pick(section, _POSTERIORS, "config.posterior")
+    trunk = _trunk(options.pop("trunk"), f"config.posterior.{section.name}.trunk")
+    with naming(f"config.posterior.{section.name}"):
+        return make(num_latents=num_latents, trunk=trunk, **options)
+
+
+def _trunk(section, path):
+    if section.name == "none":
+        return None
+    make, options = _pick(section, _TRUNKS, path)
+    if options["activation"] not in _ACTIVATIONS:
+        raise ConfigError(
+            f"{path}.{section.name}.activation must be one of {sorted(_ACTIVATIONS)}, "
+            f"got {options['activation']!r}"
+        )
+    options["activation"] = _ACTIVATIONS[options["activation"]]
+    if "features" in options:
+        options["features"] = tuple(options["features"])
+    with naming(f"{path}.{section.name}"):
+        return make(**options)
+
+
+def build_optimizer(section: ConfigDict, path: str) -> optax.GradientTransformation:
+    """Returns the optimizer of the section that is called ``path``."""
+    rate = section.learning_rate
+    if not rate > 0:
+        raise ConfigError(f"{path}.learning_rate must be > 0, got {rate}")
+    if section.schedule == "cosine":
+        if not 0 <= section.final_learning_rate <= rate:
+            raise ConfigError(
+                f"{path}.final_learning_rate must be in [0, learning_rate], "
+                f"got {section.final_learning_rate}"
+            )
+        if section.decay_steps < 1:
+            raise ConfigError(f"{path}.decay_steps must be >= 1, got {section.decay_steps}")
+        rate = optax.cosine_decay_schedule(
+            rate, section.decay_steps, alpha=section.final_learning_rate / rate
+        )
+    elif section.schedule != "constant":
+        raise ConfigError(
+            f"{path}.schedule must be 'constant' or 'cosine', got {section.schedule!r}"
+        )
+    make, options = _pick(section, {"adam": optax.adam, "sgd": optax.sgd}, path)
+    return make(rate, **options)
+
+
+def build_objective(section: ConfigDict) -> losses.Objective:
+    """Returns the objective."""
+    make, options = _pick(section, _OBJECTIVES, "config.objective")
+    if section.name == "ksd":
+        options = {"kernel": _kernel(section.ksd.kernel, "config.objective.ksd.kernel")}
+    with naming(f"config.objective.{section.name}"):
+        return make(**options)
+
+
+def _kernel(section, path):
+    make, options = _pick(section, {"rbf": stein.RBF, "imq": stein.IMQ}, path)
+    if options.pop("median"):
+        options["bandwidth" if section.name == "rbf" else "scale"] = "median"
+    with naming(f"{path}.{section.name}"):
+        return make(**options)
+
+
+def build_divergence(section: ConfigDict) -> Divergence:
+    """Returns the divergence of the lower level."""
+    return _choose(section, _DIVERGENCES, "config.divergence")
+
+
+def build_hypergradient(
+    section: ConfigDict, phi_optimizer: optax.GradientTransformation
+) -> Hypergradient:
+    """Returns the hypergradient; "live" shares the lower level's optimizer."""
+    registry = {"unroll": hypergradients.Unroll, "first_order": hypergradients.FirstOrder}
+    make, options = _pick(section, registry, "config.hypergradient")
+    if section.name == "first_order":
+        return make(**options)
+    rate = options.pop("sgd_rate")
+    kind = options.pop("optimizer")
+    if kind not in ("live", "sgd"):
+        raise ConfigError(
+            f"config.hypergradient.unroll.optimizer must be 'live' or 'sgd', got {kind!r}"
+        )
+    if not rate > 0:
+        raise ConfigError(f"config.hypergradient.unroll.sgd_rate must be > 0, got {rate}")
+    optimizer = phi_optimizer if kind == "live" else optax.sgd(rate)
+    with naming("config.hypergradient.unroll"):
+        return make(optimizer=optimizer, **options)
