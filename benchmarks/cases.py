@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jbism import divergences, energies, hypergradients, losses, networks, posteriors
-from jbism.training import TrainState, bism_step, create_state
+from jbism.training import TrainState, bism_step, create_state, vages_step
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,22 @@ def all_cases() -> dict[str, Case]:
                     target_gflops=210.0 if n in targets else None,
                 )
             )
+    vages_published = {2: 62.0, 10: 132.0}
+    vages_targets = {2: 10.0, 10: 16.0}  # on the same core
+    for num_particles, milliseconds in vages_published.items():
+        for label, divergence in (("kl", kl), ("mean_field_kl", exact_kl)):
+            cases.append(
+                _rbm(
+                    f"rbm560_vages_dsm_{label}_l{num_particles}",
+                    **frey,
+                    objective=frey_dsm,
+                    divergence=divergence,
+                    num_particles=num_particles,
+                    published_ms=milliseconds,
+                    target_ms=vages_targets[num_particles],
+                    target_gflops=210.0,
+                )
+            )
     ten = {"objective": frey_dsm, "divergence": kl, "n": 10, "published_ms": 190.0}
     cases += [
         _rbm(
@@ -73,7 +90,16 @@ def all_cases() -> dict[str, Case]:
         ),
         _rbm("rbm560_dsm_kl_n10", **frey, **ten),
         _rbm("rbm560_dsm_kl_n10_remat", **frey, **ten, remat=True),
+        _rbm(
+            "toy_vages_dsm_kl_l2",
+            **toy,
+            objective=toy_dsm,
+            divergence=kl,
+            num_particles=2,
+            published_ms=3.4,
+        ),
         _deep("deep32_mdsm_fisher_n0", published_ms=1_600.0),
+        _deep("deep32_vages_mdsm_fisher_l2", num_particles=2, published_ms=2_900.0),
     ]
     return {case.name: case for case in cases}
 
@@ -85,55 +111,48 @@ def _adam():
 def _rbm(
     name,
     *,
-    dim,
-    num_hidden,
     batch_size,
     steps_per_call,
-    objective,
-    divergence,
-    n,
     published_ms,
     target_ms=None,
     target_gflops=None,
-    remat=False,
+    **model,
 ):
-    def build():
-        return build_rbm(
-            dim, num_hidden, objective=objective, divergence=divergence, n=n, remat=remat
-        )
-
+    build = partial(build_rbm, **model)
     return Case(name, build, batch_size, steps_per_call, published_ms, target_ms, target_gflops)
 
 
 def build_rbm(
+    *,
     dim: int,
     num_hidden: int,
-    *,
     objective: losses.Objective,
     divergence: Any,
-    n: int,
+    n: int = 0,
     remat: bool = False,
+    num_particles: int | None = None,
     num_examples: int = 1_400,
 ) -> tuple[Callable, TrainState, jax.Array]:
-    """Builds the BiSM step of a Gaussian RBM with K = 5, its state, and uniform data."""
+    """Builds a step of a Gaussian RBM with K = 5, its state, and uniform data.
+
+    The step is one of VaGES if num_particles is given, else one of BiSM with N = n.
+    """
     energy, posterior = energies.GaussianRBM(num_hidden), posteriors.Bernoulli(num_hidden)
+    data = jax.random.uniform(jax.random.key(0), (num_examples, dim))
     adam = _adam()
-    step = bism_step(
-        energy=energy.apply,
-        posterior=posterior.apply,
+    step = _step(
+        energy,
+        posterior,
+        adam,
+        num_particles=num_particles,
+        hypergradient=hypergradients.Unroll(n, adam, remat=remat),
         objective=objective,
         divergence=divergence,
-        hypergradient=hypergradients.Unroll(n, adam, remat=remat),
-        theta_optimizer=adam,
-        phi_optimizer=adam,
-        num_lower_steps=5,
     )
-    data = jax.random.uniform(jax.random.key(0), (num_examples, dim))
-    state = _state(energy, posterior, data[0], num_hidden, adam)
-    return step, state, data
+    return step, _state(energy, posterior, data[0], num_hidden, adam), data
 
 
-def _deep(name, *, published_ms):
+def _deep(name, *, published_ms, num_particles=None):
     def build():
         energy = energies.DeepEBLVM(
             num_latents=50,
@@ -141,20 +160,32 @@ def _deep(name, *, published_ms):
         )
         posterior = posteriors.Gaussian(num_latents=50, trunk=networks.ConvEncoder((32, 64)))
         adam = _adam()
-        step = bism_step(
-            energy=energy.apply,
-            posterior=posterior.apply,
+        step = _step(
+            energy,
+            posterior,
+            adam,
+            num_particles=num_particles,
+            hypergradient=hypergradients.Unroll(0, adam),
             objective=losses.MDSM(0.1, 3.0, 0.1, spacing="geometric"),
             divergence=divergences.Fisher(),
-            hypergradient=hypergradients.Unroll(0, adam),
-            theta_optimizer=adam,
-            phi_optimizer=adam,
-            num_lower_steps=5,
         )
         data = jax.random.uniform(jax.random.key(0), (64, 32, 32, 1))
         return step, _state(energy, posterior, data[0], 50, adam), data
 
     return Case(name, build, batch_size=16, steps_per_call=1, published_ms=published_ms)
+
+
+def _step(energy, posterior, adam, *, num_particles, hypergradient, **options):
+    options |= {
+        "energy": energy.apply,
+        "posterior": posterior.apply,
+        "theta_optimizer": adam,
+        "phi_optimizer": adam,
+        "num_lower_steps": 5,
+    }
+    if num_particles is None:
+        return bism_step(**options, hypergradient=hypergradient)
+    return vages_step(**options, num_particles=num_particles)
 
 
 def _state(energy, posterior, v, num_latents, adam):

@@ -82,15 +82,31 @@ def test_flops_of_the_rbm_step_match_a_count_by_hand(divergence):
     batch, dim, hidden = 100, 120, 80
 
     def products(n):
-        step, state, _ = cases.build_rbm(
-            dim, hidden, objective=losses.DSM(sigma=0.3), divergence=divergence, n=n
-        )
-        count = flops.matmul_flops(step, state, _shape(batch, dim))
-        return count / (2 * batch * dim * hidden)
+        return _products(batch, dim, hidden, divergence=divergence, n=n)
 
     zero, three, four = products(0), products(3), products(4)
     assert 20 <= zero < 20.5
     assert 6 <= four - three < 6.1
+
+
+@pytest.mark.parametrize("divergence", [divergences.KL(), divergences.MeanFieldKL()])
+def test_products_of_a_vages_step(divergence):
+    """Each lower step 3 products as above; VaGES W_q for logits, W of the mean h for the scores, W
+    for primal and for tangent, and a weight gradient of each: 6. Particles cost vector products.
+    """
+    two = _products(100, 120, 80, divergence=divergence, num_particles=2)
+    ten = _products(100, 120, 80, divergence=divergence, num_particles=10)
+    assert 21 <= two < 21.5
+    assert ten - two < 1.0
+
+
+def _products(batch, dim, hidden, **options):
+    """The FLOPs of a step, as a multiple of those of one product W h."""
+    step, state, _ = cases.build_rbm(
+        dim=dim, num_hidden=hidden, objective=losses.DSM(sigma=0.3), **options
+    )
+    count = flops.matmul_flops(step, state, _shape(batch, dim))
+    return count / (2 * batch * dim * hidden)
 
 
 def test_product_program_multiplies():
@@ -114,7 +130,11 @@ def tiny():
 
     def build():
         return cases.build_rbm(
-            3, 2, objective=losses.SSM(), divergence=divergences.KL(), n=0, num_examples=20
+            dim=3,
+            num_hidden=2,
+            objective=losses.SSM(),
+            divergence=divergences.KL(),
+            num_examples=20,
         )
 
     return cases.Case("tiny", build, 8, 4, published_ms=5.0, target_ms=2.0, target_gflops=210.0)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from experiments.restore import restore
-from tests.test_experiments import TINY, TINY_DEEP
+from tests.configs import TINY, TINY_DEEP
 
 ROOT = pathlib.Path(__file__).parents[1]
 RBM = "experiments/configs/checkerboard_rbm.py"

@@ -1,12 +1,8 @@
-"""The experiments in one process: what a config builds, what is refused, what is reported."""
+"""What the experiments report of a trained model: figures, samples, pictures."""
 
-import copy
-import hashlib
-import importlib
 import itertools
 import json
 import math
-import re
 
 import jax
 import jax.numpy as jnp
@@ -14,60 +10,9 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-import jbism.data._toy
 from experiments import evaluation, report, sampling
-from experiments.builders import build, load_config
-from experiments.configs import base
-from experiments.validation import ConfigError, validate
-
-# What leaves a run its structure, at the least size.
-TINY = {
-    "data.toy.num_train": 400,
-    "data.toy.num_validation": 10,
-    "data.toy.num_test": 50,
-    "train.num_steps": 60,
-    "train.batch_size": 16,
-    "train.steps_per_call": 10,
-    "log.log_every": 10,
-    "log.checkpoint_every": 20,
-    "sampling.num_samples": 16,
-    "sampling.gibbs.num_steps": 20,
-    "evaluation.num_examples": 50,
-}
-TINY_DEEP = {
-    "energy.deep_eblvm.num_latents": 4,
-    "energy.deep_eblvm.num_features": 8,
-    "energy.deep_eblvm.trunk.mlp.features": (32, 32),
-    "posterior.gaussian.trunk.mlp.features": (32,),
-    "train.num_steps": 20,
-    "train.batch_size": 16,
-    "train.steps_per_call": 10,
-    "log.log_every": 10,
-    "log.checkpoint_every": 10,
-    "sampling.num_samples": 4,
-    "sampling.langevin.hot_steps": 5,
-    "sampling.langevin.annealed_steps": 10,
-    "sampling.langevin.cool_steps": 5,
-    "sampling.langevin.reconstruction_steps": 5,
-    "evaluation.num_examples": 10,
-    "evaluation.ais_chains": 4,
-    "evaluation.ais_temperatures": 5,
-    "evaluation.importance_samples": 3,
-}
-DEEP = {
-    "energy.name": "deep_eblvm",
-    "posterior.name": "gaussian",
-    "divergence.name": "fisher",
-    "hypergradient.name": "first_order",
-    "sampling.name": "langevin",
-}
-
-
-def make_config(name, overrides):
-    """Returns a config of ``experiments.configs`` with dotted keys overridden."""
-    config = importlib.import_module(f"experiments.configs.{name}").get_config()
-    config.update_from_flattened_dict(overrides)
-    return config
+from experiments.builders import build
+from tests.configs import DEEP, TINY, TINY_DEEP, make_config
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,157 +38,6 @@ def deep():
     return build(make_config("digits_deep", TINY_DEEP))
 
 
-# What a config builds
-
-
-@pytest.mark.parametrize("name", ["checkerboard_rbm", "digits_rbm", "digits_deep", "freyface_rbm"])
-def test_every_config_builds_a_step_that_keeps_the_state(name, request):
-    overrides = {}
-    if name == "freyface_rbm":
-        overrides = {"data.dir": str(request.getfixturevalue("data_dir"))}
-    config = make_config(name, overrides)
-    assert config.name == name
-    experiment = build(config)
-    state = experiment.initial_state
-    v = jnp.asarray(experiment.dataset.train[experiment.order.indices(0, 1)[0]])
-    after, metrics = jax.eval_shape(experiment.step, state, v)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), state
-    )
-    assert {"loss", "grad_norm", "lower_loss", "score_norm"} <= set(metrics)
-
-
-OPTIONS = [
-    # (key, another value, what has to be chosen for the key to matter)
-    ("seed", 1, {}),
-    ("data.name", "rings", {}),
-    ("data.toy.num_train", 300, {}),
-    ("data.toy.num_validation", 11, {}),
-    ("data.toy.num_test", 51, {}),
-    ("energy.gaussian_rbm.num_hidden", 5, {}),
-    ("energy.gaussian_rbm.learn_sigma", False, {}),
-    ("energy.gaussian_rbm.sigma_init", 0.5, {}),
-    ("energy.gaussian_rbm.weights_init_scale", 0.02, {}),
-    ("energy.deep_eblvm.num_latents", 5, DEEP),
-    ("energy.deep_eblvm.num_features", 9, DEEP),
-    ("energy.deep_eblvm.trunk.mlp.features", (8, 8), DEEP),
-    ("energy.deep_eblvm.trunk.mlp.activation", "silu", DEEP),
-    ("energy.deep_eblvm.trunk.mlp.residual", True, DEEP),
-    ("posterior.bernoulli.temperature", 0.2, {}),
-    ("posterior.bernoulli.trunk.name", "mlp", {}),
-    ("posterior.gaussian.covariance", "full", DEEP),
-    ("posterior.gaussian.trunk.name", "none", DEEP),
-    ("posterior.gaussian.trunk.mlp.features", (8,), DEEP),
-    ("objective.name", "sm", {}),
-    ("objective.ssm.projection", "gaussian", {"objective.name": "ssm"}),
-    ("objective.dsm.sigma", 0.1, {}),
-    *(
-        (f"objective.mdsm.{key}", value, {"objective.name": "mdsm"})
-        for key, value in {
-            "sigma_min": 0.2,
-            "sigma_max": 2.0,
-            "sigma0": 0.2,
-            "spacing": "linear",
-        }.items()
-    ),
-    ("divergence.name", "mean_field_kl", {}),
-    ("divergence.kl.num_samples", 2, {}),
-    ("divergence.iwae.num_samples", 2, {"divergence.name": "iwae"}),
-    ("divergence.fisher.num_samples", 2, DEEP),
-    ("hypergradient.name", "first_order", {}),
-    ("hypergradient.unroll.num_steps", 3, {}),
-    ("hypergradient.unroll.optimizer", "sgd", {}),
-    ("hypergradient.unroll.sgd_rate", 0.5, {"hypergradient.unroll.optimizer": "sgd"}),
-    ("hypergradient.unroll.remat", True, {}),
-    ("theta_optimizer.name", "sgd", {}),
-    ("theta_optimizer.adam.b1", 0.5, {}),
-    ("theta_optimizer.adam.b2", 0.5, {}),
-    ("theta_optimizer.adam.eps", 1e-6, {}),
-    ("theta_optimizer.adam.eps_root", 1e-6, {}),
-    ("theta_optimizer.sgd.momentum", 0.5, {"theta_optimizer.name": "sgd"}),
-    (
-        "theta_optimizer.sgd.nesterov",
-        True,
-        {"theta_optimizer.name": "sgd", "theta_optimizer.sgd.momentum": 0.5},
-    ),
-    ("theta_optimizer.learning_rate", 0.5, {}),
-    ("theta_optimizer.schedule", "cosine", {}),
-    ("theta_optimizer.decay_steps", 7, {"theta_optimizer.schedule": "cosine"}),
-    ("theta_optimizer.final_learning_rate", 1e-4, {"theta_optimizer.schedule": "cosine"}),
-    ("phi_optimizer.name", "sgd", {}),
-    ("phi_optimizer.learning_rate", 0.5, {}),
-    ("phi_optimizer.schedule", "cosine", {}),
-    ("train.batch_size", 17, {}),
-    ("train.num_lower_steps", 4, {}),
-    ("train.ema_decay", 0.5, {}),
-    ("train.unroll_lower", 2, {}),
-]
-
-
-def fingerprint(config):
-    """Returns all that training depends on: the program of a step, its data, its start."""
-    experiment = build(config)
-    digest = hashlib.sha256()
-    dataset = experiment.dataset
-    for x in (dataset.train, dataset.validation, dataset.test, experiment.order.indices(0, 3)):
-        digest.update(x.tobytes())
-    for leaf in jax.tree.leaves((experiment.initial_state.theta, experiment.initial_state.phi)):
-        digest.update(np.asarray(leaf).tobytes())
-    digest.update(jax.random.key_data(experiment.key).tobytes())
-    v = jnp.asarray(dataset.train[experiment.order.indices(0, 1)[0]])
-    program = str(jax.make_jaxpr(experiment.step)(experiment.initial_state, v))
-    digest.update(re.sub(r"0x[0-9a-f]+", "", program).encode())
-    return digest.hexdigest()
-
-
-@pytest.fixture(scope="module")
-def fingerprints():
-    """Fingerprints by config: most options are compared with the same few configs."""
-    known = {}
-
-    def of(config):
-        text = config.to_json()
-        if text not in known:
-            known[text] = fingerprint(config)
-        return known[text]
-
-    return of
-
-
-def options_config(rest):
-    sizes = {key: x for key, x in TINY_DEEP.items() if key.startswith(("energy", "posterior"))}
-    return make_config("base", TINY | sizes | rest)
-
-
-@pytest.mark.parametrize(("key", "value", "rest"), OPTIONS, ids=[key for key, _, _ in OPTIONS])
-def test_every_option_reaches_training(key, value, rest, fingerprints):
-    changed = options_config(rest | {key: value})
-    assert fingerprints(changed) != fingerprints(options_config(rest))
-
-
-def test_building_is_a_function_of_the_config(fingerprints):
-    assert fingerprint(options_config({})) == fingerprints(options_config({}))
-
-
-def test_what_training_does_not_depend_on(fingerprints):
-    """These may differ when a run is resumed."""
-    others = {
-        "train.num_steps": 70,
-        "log.log_every": 20,
-        "sampling.num_samples": 3,
-        "evaluation.num_examples": 3,
-    }
-    assert fingerprints(options_config(others)) == fingerprints(options_config({}))
-
-
-def test_a_stored_config_is_the_config():
-    """Through JSON, as restoring a run does: tuples come back as tuples."""
-    config = make_config("digits_deep", TINY_DEEP)
-    stored = load_config(json.loads(config.to_json()))
-    assert stored.to_dict() == config.to_dict()
-    assert stored.energy.deep_eblvm.trunk.mlp.features == (32, 32)
-
-
 def test_the_evaluated_parameters(deep):
     state = deep.initial_state
     state = type(state)(**{**vars(state), "ema": jax.tree.map(jnp.zeros_like, state.theta)})
@@ -251,221 +45,6 @@ def test_the_evaluated_parameters(deep):
     assert deep.evaluated_theta(state) is state.ema
     plain = build(make_config("digits_deep", TINY_DEEP | {"evaluation.use_ema": False}))
     assert plain.evaluated_theta(state) is state.theta
-
-
-# What is refused, before anything is built
-
-
-REFUSED = {
-    # overrides -> what the error says
-    "train.num_steps": ({"train.num_steps": 0}, "config.train.num_steps must be an integer >= 1"),
-    "train.batch_size": ({"train.batch_size": 401}, "config.train: batch_size must be at most"),
-    "train.steps_per_call": ({"train.steps_per_call": 0}, "config.train.steps_per_call must be"),
-    "train.num_lower_steps": ({"train.num_lower_steps": -1}, "config.train.num_lower_steps must"),
-    "train.unroll_lower": ({"train.unroll_lower": -1}, "config.train.unroll_lower must be"),
-    "train.ema_decay": ({"train.ema_decay": 1.0}, "config.train: ema_decay must be in [0, 1)"),
-    "log.log_every": (
-        {"log.log_every": 15},
-        "config.log.log_every must be a multiple of config.train.steps_per_call, 10, got 15",
-    ),
-    "log.checkpoint_every": (
-        {"log.checkpoint_every": 25},
-        "config.log.checkpoint_every must be a multiple of config.log.log_every, 10, got 25",
-    ),
-    "log.max_checkpoints": ({"log.max_checkpoints": 0}, "config.log.max_checkpoints must be"),
-    "seed": ({"seed": -1}, "config.seed must be an integer >= 0"),
-    "data.name": ({"data.name": "mnist99"}, "config.data: name must be one of 'checkerboard'"),
-    "data.toy.num_test": ({"data.toy.num_test": 0}, "config.data: num_test must be"),
-    "data.dir": ({"data.name": "freyface"}, "config.data.dir must name the folder"),
-    "energy.name": ({"energy.name": "rbm"}, "config.energy.name must be one of 'gaussian_rbm'"),
-    "energy.num_hidden": (
-        {"energy.gaussian_rbm.num_hidden": 0},
-        "config.energy.gaussian_rbm: num_hidden must be an integer >= 1",
-    ),
-    "energy.sigma_init": (
-        {"energy.gaussian_rbm.sigma_init": 0.0},
-        "config.energy.gaussian_rbm: sigma_init must be a number > 0",
-    ),
-    "energy.deep_eblvm.num_latents": (
-        DEEP | {"energy.deep_eblvm.num_latents": 0},
-        "config.energy.deep_eblvm: num_latents must be an integer >= 1",
-    ),
-    "energy.trunk": (
-        DEEP | {"energy.deep_eblvm.trunk.name": "none"},
-        "config.energy.deep_eblvm.trunk.name must not be 'none'",
-    ),
-    "energy.trunk.name": (
-        DEEP | {"energy.deep_eblvm.trunk.name": "resnet"},
-        "config.energy.deep_eblvm.trunk.name must be one of",
-    ),
-    "energy.trunk.activation": (
-        DEEP | {"energy.deep_eblvm.trunk.mlp.activation": "relu6"},
-        "config.energy.deep_eblvm.trunk.mlp.activation must be one of",
-    ),
-    "energy.trunk of images": (
-        DEEP | {"energy.deep_eblvm.trunk.name": "residual_conv"},
-        "config.energy.deep_eblvm: ",
-    ),
-    "posterior.name": ({"posterior.name": "beta"}, "config.posterior.name must be one of"),
-    "posterior.temperature": (
-        {"posterior.bernoulli.temperature": 0.0},
-        "config.posterior.bernoulli: temperature must be a number > 0",
-    ),
-    "posterior.covariance": (
-        DEEP | {"posterior.gaussian.covariance": "banded"},
-        "config.posterior.gaussian: covariance must be one of",
-    ),
-    "posterior of the RBM": (
-        {"posterior.name": "gaussian"},
-        "config.posterior.name must be 'bernoulli' with config.energy.name = 'gaussian_rbm'",
-    ),
-    "posterior of the deep model": (
-        DEEP | {"posterior.name": "bernoulli"},
-        "config.posterior.name must be 'gaussian' with config.energy.name = 'deep_eblvm'",
-    ),
-    "objective.name": ({"objective.name": "vsm"}, "config.objective.name must be one of"),
-    "objective.dsm.sigma = 0": (
-        {"objective.dsm.sigma": 0.0},
-        "config.objective.dsm: sigma must be a number > 0, got 0.0",
-    ),
-    "objective.dsm.sigma = nan": (
-        {"objective.dsm.sigma": math.nan},
-        "config.objective.dsm: sigma must be a number > 0, got nan",
-    ),
-    "objective.mdsm": (
-        {"objective.name": "mdsm", "objective.mdsm.sigma_min": 5.0},
-        "config.objective.mdsm: sigma_max must be >= sigma_min",
-    ),
-    "objective.projection": (
-        {"objective.name": "ssm", "objective.ssm.projection": "sphere"},
-        "config.objective.ssm: projection must be one of",
-    ),
-    "divergence.name": ({"divergence.name": "js"}, "config.divergence.name must be one of"),
-    "divergence.kl": (
-        {"divergence.kl.num_samples": 0},
-        "config.divergence.kl: num_samples must be an integer >= 1",
-    ),
-    "divergence.fisher of binary latents": (
-        {"divergence.name": "fisher"},
-        "config.divergence.fisher: ",
-    ),
-    "divergence.mean_field_kl of a Gaussian": (
-        DEEP | {"divergence.name": "mean_field_kl"},
-        "config.divergence.mean_field_kl: divergence MeanFieldKL needs a posterior that returns",
-    ),
-    "hypergradient.name": ({"hypergradient.name": "cg"}, "config.hypergradient.name must be one"),
-    "hypergradient.num_steps": (
-        {"hypergradient.unroll.num_steps": -1},
-        "config.hypergradient.unroll: num_steps must be an integer >= 0",
-    ),
-    "hypergradient.optimizer": (
-        {"hypergradient.unroll.optimizer": "adam"},
-        "config.hypergradient.unroll.optimizer must be 'live' or 'sgd'",
-    ),
-    "hypergradient.sgd_rate": (
-        {"hypergradient.unroll.sgd_rate": 0.0},
-        "config.hypergradient.unroll.sgd_rate must be > 0",
-    ),
-    "optimizer.name": (
-        {"theta_optimizer.name": "lion"},
-        "config.theta_optimizer.name must be one of",
-    ),
-    "optimizer.learning_rate": (
-        {"phi_optimizer.learning_rate": math.nan},
-        "config.phi_optimizer.learning_rate must be > 0, got nan",
-    ),
-    "optimizer.schedule": (
-        {"phi_optimizer.schedule": "linear"},
-        "config.phi_optimizer.schedule must be 'constant' or 'cosine'",
-    ),
-    "optimizer.decay_steps": (
-        {"phi_optimizer.schedule": "cosine", "phi_optimizer.decay_steps": 0},
-        "config.phi_optimizer.decay_steps must be >= 1",
-    ),
-    "optimizer.final_learning_rate": (
-        {"phi_optimizer.schedule": "cosine", "phi_optimizer.final_learning_rate": 2.0},
-        "config.phi_optimizer.final_learning_rate must be in [0, learning_rate]",
-    ),
-    "sampling.name": ({"sampling.name": "hmc"}, "config.sampling.name must be one of 'gibbs'"),
-    "sampling of the deep model": (
-        DEEP | {"sampling.name": "gibbs"},
-        "config.sampling.name must be 'langevin' with config.energy.name = 'deep_eblvm'",
-    ),
-    "sampling of the RBM": (
-        {"sampling.name": "langevin"},
-        "config.sampling.name must be 'gibbs' with config.energy.name = 'gaussian_rbm'",
-    ),
-    "sampling.num_samples": ({"sampling.num_samples": 0}, "config.sampling.num_samples must be"),
-    "sampling.gibbs": ({"sampling.gibbs.num_steps": 0}, "config.sampling.gibbs.num_steps must be"),
-    "sampling.langevin.step_size": (
-        {"sampling.langevin.step_size": 0.0},
-        "config.sampling.langevin.step_size must be a number > 0",
-    ),
-    "sampling.langevin.hot": (
-        {"sampling.langevin.hot": -1.0},
-        "config.sampling.langevin: hot must be a number > 0",
-    ),
-    "sampling.langevin.reconstruction_steps": (
-        {"sampling.langevin.reconstruction_steps": 0},
-        "config.sampling.langevin.reconstruction_steps must be",
-    ),
-    "evaluation.ais_chains": (
-        {"evaluation.ais_chains": 1},
-        "config.evaluation.ais_chains must be an integer >= 2",
-    ),
-    "evaluation.num_examples": (
-        {"evaluation.num_examples": 0},
-        "config.evaluation.num_examples must be an integer >= 1",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_value_that_cannot_be_used_is_named(case):
-    overrides, message = REFUSED[case]
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        build(options_config(overrides))
-
-
-def test_keys_and_types_of_a_stored_config():
-    stored = json.loads(base.get_config().to_json())
-    for change, message in (
-        (
-            lambda c: c["train"].update(num_stps=3),
-            "config.train.num_stps is not a known config key",
-        ),
-        (lambda c: c["objective"].pop("dsm"), "config.objective.dsm is missing"),
-        (lambda c: c["train"].pop("num_steps"), "config.train.num_steps is missing"),
-        (lambda c: c.update(train=3), "config.train must be a section, got 3"),
-        (
-            lambda c: c["train"].update(num_steps="many"),
-            "config.train.num_steps must be an integer",
-        ),
-        (lambda c: c["objective"]["dsm"].update(sigma="x"), "sigma"),
-    ):
-        changed = copy.deepcopy(stored)
-        change(changed)
-        with pytest.raises(ConfigError, match=re.escape(message)):
-            load_config(changed)
-    with pytest.raises(ConfigError, match="config: the stored value must be dict, got list"):
-        load_config([1, 2])
-    with pytest.raises(ConfigError, match="must be ConfigDict, got dict"):
-        validate({"train": 3})
-
-
-def test_missing_and_unreadable_data_are_named(tmp_path, monkeypatch):
-    frey = {"data.name": "freyface", "data.dir": str(tmp_path)}
-    with pytest.raises(FileNotFoundError, match=r"frey_rawface\.mat") as caught:
-        build(options_config(frey))
-    assert str(tmp_path) in str(caught.value)
-    (tmp_path / "frey_rawface.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
-    with pytest.raises(ConfigError, match=r"config\.data: .*frey_rawface\.mat is no readable"):
-        build(options_config(frey))
-    monkeypatch.setitem(
-        jbism.data._toy.TOYS, "rings", lambda key, n: jnp.ones((n, 2)).at[3].set(jnp.nan)
-    )
-    with pytest.raises(ConfigError, match=r"config\.data: train must be finite, but example 3"):
-        build(options_config({"data.name": "rings"}))
 
 
 # What is reported
@@ -555,6 +134,51 @@ def test_figures_of_an_rbm_by_annealed_importance_sampling(shaped):
     standard_error = (figures["log_partition_high"] - figures["log_partition_low"]) / (2 * 1.96)
     assert 0 < standard_error < 0.1
     assert abs(figures["log_likelihood"] - exact) < 4 * standard_error
+
+
+METHODS_WITHOUT_POSTERIOR = {
+    "marginal": {"method.name": "marginal"},
+    "importance": {"method.name": "importance", "objective.name": "ksd"},
+    "exact_posterior": {"method.name": "vages", "method.vages.exact_posterior": True},
+}
+
+
+@pytest.mark.parametrize("name", METHODS_WITHOUT_POSTERIOR)
+def test_a_method_without_a_posterior_reports_by_the_exact_one(name, shaped):
+    experiment = build(make_config("checkerboard_rbm", TINY | METHODS_WITHOUT_POSTERIOR[name]))
+    state = experiment.initial_state
+    v = jnp.asarray(experiment.dataset.train[:16])
+    after, metrics = jax.jit(experiment.step)(state, v)
+    assert np.isfinite(metrics["loss"])
+    assert not jax.tree.leaves(after.phi)
+    assert any(
+        np.any(x != y)
+        for x, y in zip(jax.tree.leaves(after.theta), jax.tree.leaves(state.theta), strict=True)
+    )
+    figures = evaluation.evaluate(experiment, shaped, state.phi, jax.random.key(0))
+    assert set(figures) == {"num_test_examples", "log_likelihood", "log_likelihood_method", "ssm"}
+    samples = sampling.draw(
+        experiment, shaped, state.phi, jax.random.key(0), num_samples=16, progress=False
+    )
+    w, b, c, log_sigma = (
+        np.asarray(shaped["params"][name])
+        for name in ("weights", "visible_bias", "hidden_bias", "log_sigma")
+    )
+    mean = 1.0 / (1.0 + np.exp(-(samples.originals @ w + c)))
+    expected = b + np.exp(2.0 * log_sigma) * (mean @ w.T)
+    np.testing.assert_allclose(samples.reconstructions, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_bias_of_a_posterior_is_reported_with_its_bound(rbm, shaped):
+    """By the difference of the means of h: the score of the RBM is affine in h."""
+    phi = rbm.initial_state.phi
+    figures = evaluation.evaluate(rbm, shaped, phi, jax.random.key(0))
+    v = jnp.asarray(rbm.dataset.test)
+    w, c = shaped["params"]["weights"], shaped["params"]["hidden_bias"]
+    q = jax.nn.sigmoid(jax.vmap(lambda v: rbm.posterior.apply(phi, v).logits)(v))
+    bias = jnp.linalg.norm((q - jax.nn.sigmoid(v @ w + c[None])) @ w.T, axis=1)
+    assert figures["vaes_bias"] == pytest.approx(float(bias.mean()), rel=1e-3)
+    assert 0 < figures["vaes_bias"] < figures["vaes_bias_bound"]
 
 
 def test_figures_of_a_deep_model(deep):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jbism
 from experiments import restore
 from experiments.builders import build
-from tests.test_experiments import make_config
+from tests.configs import make_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -319,9 +319,7 @@ def test_statistics_of_particles(x64):
         covariance = jnp.sum((a - a.mean()) * (b - b.mean())) / (count - 1)
         return statistics, a.mean(), covariance
 
-    statistics, means, covariances = oracles.jit(jax.vmap(repetition))(
-        jax.random.split(KEY, 4_000)
-    )
+    statistics, means, covariances = oracles.jit(jax.vmap(repetition))(jax.random.split(KEY, 4_000))
     oracles.assert_close(statistics.effective_sample_size, count, rtol=1e-9)
     oracles.assert_close(statistics.score_variance.mean(), means.var(), rtol=0.1)
     oracles.assert_close(statistics.covariance_variance.mean(), covariances.var(), rtol=0.15)

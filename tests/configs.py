@@ -1,0 +1,52 @@
+"""Configs of the least size, for tests of the experiments."""
+
+import importlib
+
+# What leaves a run its structure, at the least size.
+TINY = {
+    "data.toy.num_train": 400,
+    "data.toy.num_validation": 10,
+    "data.toy.num_test": 50,
+    "train.num_steps": 60,
+    "train.batch_size": 16,
+    "train.steps_per_call": 10,
+    "log.log_every": 10,
+    "log.checkpoint_every": 20,
+    "sampling.num_samples": 16,
+    "sampling.gibbs.num_steps": 20,
+    "evaluation.num_examples": 50,
+}
+TINY_DEEP = {
+    "energy.deep_eblvm.num_latents": 4,
+    "energy.deep_eblvm.num_features": 8,
+    "energy.deep_eblvm.trunk.mlp.features": (32, 32),
+    "posterior.gaussian.trunk.mlp.features": (32,),
+    "train.num_steps": 20,
+    "train.batch_size": 16,
+    "train.steps_per_call": 10,
+    "log.log_every": 10,
+    "log.checkpoint_every": 10,
+    "sampling.num_samples": 4,
+    "sampling.langevin.hot_steps": 5,
+    "sampling.langevin.annealed_steps": 10,
+    "sampling.langevin.cool_steps": 5,
+    "sampling.langevin.reconstruction_steps": 5,
+    "evaluation.num_examples": 10,
+    "evaluation.ais_chains": 4,
+    "evaluation.ais_temperatures": 5,
+    "evaluation.importance_samples": 3,
+}
+DEEP = {
+    "energy.name": "deep_eblvm",
+    "posterior.name": "gaussian",
+    "divergence.name": "fisher",
+    "hypergradient.name": "first_order",
+    "sampling.name": "langevin",
+}
+
+
+def make_config(name, overrides):
+    """Returns a config of ``experiments.configs`` with dotted keys overridden."""
+    config = importlib.import_module(f"experiments.configs.{name}").get_config()
+    config.update_from_flattened_dict(overrides)
+    return config
