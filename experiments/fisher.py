@@ -7,8 +7,9 @@ points. The truth is a Monte-Carlo mean over fresh points.
 
 The published critic (--critic=published: three ELU layers of width d, constant learning rate 2e-4,
 and with it --num_points=20000) learns the constant and the linear part of the difference of the
-scores at once and the rest hardly. The default, one hidden layer of 2d tanh units beside a linear
-map, learning rate 5e-3 with cosine decay, and more points, learns the rest too.
+scores at once and the rest hardly: at d = 200 and δ = 1 it stays at 0.89 of the truth. The default,
+one hidden layer of 2d tanh units beside a linear map, learning rate 5e-3 with cosine decay, and
+more points, reaches 0.997.
 
 Writes to the work directory: config.json, cells/ (one estimate each), table.json and fisher.png.
 Run again, the same command does the cells that are missing, so --deltas may grow; --overwrite

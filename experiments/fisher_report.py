@@ -88,7 +88,7 @@ def draw(cells: Sequence[Mapping[str, Any]], *, title: str) -> Figure:
     for i, name in enumerate(scores):
         color, marker, line = _STYLES[name]
         own = [cell for cell in cells if cell["score"] == name]
-        style = {"color": color, "marker": marker, "markersize": 6 - i, "capsize": 3}
+        style = {"color": color, "marker": marker, "markersize": 8 - 4 * i, "capsize": 3}
         values, errors = _values(own)
         places = [cell["delta"] for cell in own]
         left.errorbar(places, values, errors, linestyle="none", label=f"{name} score", **style)

@@ -119,7 +119,7 @@ def draw(table: Mapping[str, Any]) -> Figure:
     left.legend(frameon=False, loc="upper left", fontsize="small")
     deltas = [rate["delta"] for rate in next(_rates(table))[1:]]
     right.set(
-        title="perturbed couplings",
+        title="perturbed couplings (bars: 95 % Wilson intervals)",
         xlabel="δ, standard deviation of the perturbation",
         ylabel="power",
         xscale="log",
@@ -128,7 +128,7 @@ def draw(table: Mapping[str, Any]) -> Figure:
     right.set_xticks(deltas, labels=[f"{delta:g}" for delta in deltas], rotation=30)
     right.minorticks_off()
     right.grid(alpha=0.3)
-    right.legend(frameon=False, title="score, kernel", loc="lower right")
+    right.legend(frameon=False, title="score, kernel", loc="center right")
     return figure
 
 

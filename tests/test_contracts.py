@@ -8,11 +8,23 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from jbism import distributions, energies, networks, posteriors
+from jbism import distributions, energies, networks, posteriors, stein
 from jbism.divergences import IWAE, KL, Fisher, MeanFieldKL
-from jbism.estimators import variational_score
+from jbism.estimators import vaes, variational_score
 from jbism.hypergradients import FirstOrder, Unroll
-from jbism.losses import DSM, MDSM, SM, SSM, Corrupted, bism_loss, bism_lower_loss
+from jbism.losses import (
+    DSM,
+    KSD,
+    MDSM,
+    SM,
+    SSM,
+    Corrupted,
+    bism_loss,
+    bism_lower_loss,
+    importance_loss,
+    marginal_loss,
+    vages_loss,
+)
 from tests import oracles
 
 DIM_V, NUM_LATENTS, BATCH = 2, 3, 4
@@ -64,6 +76,8 @@ OBJECTIVES = {
     "MDSM": MDSM(0.1, 0.8, 0.2),
     "MDSM_geometric": MDSM(0.1, 0.8, 0.2, "geometric"),
 }
+COUPLED = {"KSD": KSD(stein.RBF()), "KSD_imq": KSD(stein.IMQ())}  # examples of a batch
+
 STRATEGIES = {
     "FirstOrder": FirstOrder(),
     "FirstOrder_of_several": FirstOrder(2, optax.sgd(0.1)),
@@ -125,10 +139,13 @@ def test_divergences(name):
     check_contract(value, V, KEYS)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+BATCHES = jnp.stack([V, 2.0 * V, V + 1.0, -V])
+
+
+@pytest.mark.parametrize("name", OBJECTIVES | COUPLED)
 def test_objectives(name):
     """One call takes a batch, so the batch axis of this contract is one of batches."""
-    objective = OBJECTIVES[name]
+    objective = (OBJECTIVES | COUPLED)[name]
 
     def value(v, key):
         corrupted = objective.corrupt(key, v)
@@ -136,7 +153,7 @@ def test_objectives(name):
         assert values.shape == objective.lower_weight(corrupted).shape == (BATCH,)
         return corrupted, values, scores, objective.lower_weight(corrupted)
 
-    check_contract(value, jnp.stack([V, 2.0 * V, V + 1.0, -V]), KEYS)
+    check_contract(value, BATCHES, KEYS)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -186,6 +203,40 @@ def test_variational_score():
         )
 
     check_contract(score, V, H)
+
+
+def batch_functions():
+    """What takes a batch and a key besides the losses of BiSM, with the θ-gradient of losses."""
+    model, q = energies.GaussianRBM(NUM_LATENTS), POSTERIORS["Bernoulli"]()
+    theta = oracles.jit(model.init)(jax.random.key(3), V[0], H[0])
+    theta = oracles.perturbed(jax.random.key(4), theta, 0.1)
+    sampled = {"energy": model.apply, "posterior": lambda phi, v: q(v), "num_particles": 2}
+    proposal = {"proposal": distributions.Bernoulli(jnp.zeros(NUM_LATENTS)), "num_particles": 2}
+    free_energy = functools.partial(model.apply, method="free_energy")
+
+    def gradient(loss, **options):
+        loss = jax.value_and_grad(functools.partial(loss, **options), has_aux=True)
+        return lambda v, key: loss(theta, key, v)
+
+    def vages(theta, key, v, **options):
+        return vages_loss(theta, None, key, v, **options)
+
+    return {
+        "vaes": lambda v, key: vaes(theta, None, key, v, **sampled),
+        "vages_loss": gradient(vages, **sampled, objective=DSM(0.3)),
+        "vages_loss_of_pairs": gradient(vages, **sampled, objective=KSD(stein.RBF())),
+        "marginal_loss": gradient(marginal_loss, free_energy=free_energy, objective=SSM()),
+        "importance_loss": gradient(
+            importance_loss, **proposal, energy=model.apply, objective=DSM(0.3)
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["vaes", "vages_loss", "vages_loss_of_pairs", "marginal_loss", "importance_loss"]
+)
+def test_functions_of_a_batch(name):
+    check_contract(batch_functions()[name], BATCHES, KEYS)
 
 
 def loss(function=bism_loss, **replaced):

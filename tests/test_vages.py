@@ -376,6 +376,8 @@ def test_refinement_approaches_the_posterior(x64):
     )
     # The refined particles are not q's, so no weight against q is known.
     assert aux.particles.effective_sample_size is aux.particles.posterior_divergence is None
+    assert aux.particles.covariance_variance is None  # two particles do not tell
+    assert aux.particles.score_variance > 0
 
 
 def test_refinement_steps_are_those_of_the_energy(x64):

@@ -15,7 +15,7 @@ from jbism.typing import Array, Energy, Key, Latent, Params, Posterior, Refineme
 
 
 class ParticleStatistics(NamedTuple):
-    """How good the particles were; those that weigh them against q are None if it was not q's.
+    """How good the particles were; what weighs them against q is None if q did not draw them.
 
     With r_i = p̃(v, h_i) / q(h_i | v) over the set that the gradient is estimated with. The
     two variances, due to the L particles, are of the two terms of the surrogate, the numbers whose
@@ -25,7 +25,8 @@ class ParticleStatistics(NamedTuple):
     effective_sample_size: Array | None  # mean over the batch of L (Σ w r)² / Σ w r², in [1, L]
     posterior_divergence: Array | None  # mean of log Σ w r - Σ w log r; tends to KL(q‖p) in L
     score_variance: Array  # Var[Σ_j mean_i a_ij], a = z·∇_v(-E), z the functional's derivative
-    covariance_variance: Array  # Var[Σ_j cov_i(a_ij, b_ij)], b = -E, to first order in 1/L
+    # Var[Σ_j cov_i(a_ij, b_ij)], b = -E, to first order in 1/L; None for L = 2, too few to tell
+    covariance_variance: Array | None
 
 
 def vages(
@@ -158,4 +159,5 @@ def _statistics(a, b, log_q, weights, num_particles):
         log_mean_square = logsumexp(2.0 * log_ratio, axis=1, b=weights)
         effective = b.shape[1] * jnp.mean(jnp.exp(2.0 * log_mean - log_mean_square))
         divergence = jnp.mean(log_mean - jnp.sum(weights * log_ratio, axis=1))
-    return ParticleStatistics(effective, divergence, variance(a), variance(centred(a) * centred(b)))
+    covariance = None if num_particles == 2 else variance(centred(a) * centred(b))
+    return ParticleStatistics(effective, divergence, variance(a), covariance)

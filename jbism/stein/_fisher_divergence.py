@@ -3,32 +3,24 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jbism import _checks
+from jbism.stein._fisher_objective import (
+    Critic,
+    Score,
+    check_shapes,
+    evaluate_in_blocks,
+    objective_values,
+    raise_not_finite,
+)
 from jbism.typing import Array, Key, Params
 
 _NORMAL_975 = 1.959964  # the 97.5 % quantile of N(0, 1)
-
-
-class Critic(Protocol):
-    """f(v) of one v; `flax.linen.Module.apply` is one."""
-
-    def __call__(self, critic_params: Params, v: Array, /) -> Any:
-        """Returns f(v), of the shape of v."""
-        ...
-
-
-class Score(Protocol):
-    """The score of the model at a batch of v, exact or estimated with fresh noise from the key."""
-
-    def __call__(self, key: Key, v: Array, /) -> Array:
-        """Returns the scores, of the shape [batch, *event] of v."""
-        ...
 
 
 class FisherDivergence(NamedTuple):
@@ -99,7 +91,8 @@ def fisher_divergence(
       test_fraction: share of the data that tests, in (0, 1).
       validate_every: steps between validations; the last step is always validated. Validations
         share one key, so that their differences are the critic's.
-      patience: stop after so many validations without improvement; None never stops early.
+      patience: stop after so many validations without improvement; None never stops early, as
+        suits a decaying learning rate, where improvement comes late.
       on_validation: called as ``on_validation(step, train, validation)`` after each validation,
         in no guaranteed order, by `jax.debug.callback`.
 
@@ -139,15 +132,15 @@ def fisher_divergence(
         raise ValueError(
             f"batch_size must be at most the {num_train} training points of v, got {batch_size}"
         )
-    _check_shapes(score, critic, critic_params, key, v[:batch_size])
+    check_shapes(score, critic, critic_params, key, v[:batch_size])
 
     key_split, key_train, key_validation, key_test = jax.random.split(key, 4)
     shuffled = v[jax.random.permutation(key_split, v.shape[0])]
     train, validation, test = jnp.split(shuffled, [num_train, num_train + num_validation])
     num_validations = -(-num_steps // validate_every)
-    objective = partial(_objective, score=score, critic=critic)
+    objective = partial(objective_values, score=score, critic=critic)
     evaluate = partial(
-        _evaluate, objective, block_size=batch_size, num_projections=evaluation_projections
+        evaluate_in_blocks, objective, block_size=batch_size, num_projections=evaluation_projections
     )
 
     def loss_of(params, key, batch):
@@ -210,7 +203,7 @@ def fisher_divergence(
     values, train_values = jnp.split(values, [test.shape[0]])
     value = jnp.where(state.finite, jnp.mean(values), jnp.nan)
     if not isinstance(value, jax.core.Tracer) and not jnp.isfinite(value):
-        _raise_not_finite(score, key_test, v, batch_size)
+        raise_not_finite(score, key_test, v, batch_size)
     half_width = _NORMAL_975 * jnp.std(values, ddof=1) / math.sqrt(values.size)
     return FisherDivergence(
         value=value,
@@ -239,50 +232,10 @@ class _Training(NamedTuple):
     finite: Array
 
 
-def _objective(params, key, v, *, score, critic, num_projections):
-    """f(v)ᵀs(v) + tr ∇f(v) - ½‖f(v)‖² of each v in a batch, [batch]; the score is not trained."""
-    key_score, key_projections = jax.random.split(key)
-    s = jax.lax.stop_gradient(score(key_score, v))
-    exact = num_projections is None
-    event = v.shape[1:]
-    if exact:
-        basis = jnp.eye(math.prod(event), dtype=v.dtype).reshape(-1, *event)
-    else:
-        shape = (v.shape[0], num_projections, *event)
-        projections = jax.random.rademacher(key_projections, shape, v.dtype)
-
-    def value(v, s, directions):
-        f, products = jax.vmap(
-            lambda u: jax.jvp(partial(critic, params), (v,), (u,)), out_axes=(None, 0)
-        )(directions)
-        trace = jnp.sum(directions * products)
-        if not exact:
-            trace /= num_projections
-        return (jnp.vdot(f, s) + trace - 0.5 * jnp.vdot(f, f)).astype(v.dtype)
-
-    if exact:
-        return jax.vmap(value, in_axes=(0, 0, None))(v, s, basis)
-    return jax.vmap(value)(v, s, projections)
-
-
-def _evaluate(objective, params, key, v, *, block_size, num_projections):
-    """The objective at each v, [n], block by block; the last block is filled with points again."""
-    n = v.shape[0]
-    num_blocks = -(-n // block_size)
-    index = jnp.arange(num_blocks * block_size).reshape(num_blocks, block_size) % n
-    values = jax.lax.map(
-        lambda x: objective(params, x[0], v[x[1]], num_projections=num_projections),
-        (jax.random.split(key, num_blocks), index),
-    )
-    return values.reshape(-1)[:n]
-
-
 def _split(n, validation_fraction, test_fraction):
     """The sizes of the training and the validation part."""
-    for name, fraction in [
-        ("validation_fraction", validation_fraction),
-        ("test_fraction", test_fraction),
-    ]:
+    fractions = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
+    for name, fraction in fractions.items():
         if _checks.positive(name, fraction) >= 1:
             raise ValueError(f"{name} must be in (0, 1), got {fraction}")
     num_validation, num_test = round(n * validation_fraction), round(n * test_fraction)
@@ -297,33 +250,3 @@ def _split(n, validation_fraction, test_fraction):
             f"validation_fraction + test_fraction must leave points to train on, got {sizes}"
         )
     return num_train, num_validation
-
-
-def _check_shapes(score, critic, critic_params, key, v):
-    scores = jax.eval_shape(score, key, v)
-    _check_output("score(key, v)", scores, "v", v)
-    f = jax.eval_shape(critic, critic_params, v[0])
-    _check_output("critic(critic_params, v)", f, "one v", v[0])
-
-
-def _check_output(name, output, like_name, like):
-    shape = getattr(output, "shape", None)
-    if shape != like.shape:
-        came = shape if shape is not None else jax.tree.structure(output)
-        raise ValueError(f"{name} must have the shape of {like_name}, {like.shape}, got {came}")
-
-
-def _raise_not_finite(score, key, v, block_size):
-    """Says which of the arguments is at fault."""
-    if not jnp.all(jnp.isfinite(v)):
-        raise ValueError("v must be finite, but holds NaN or infinity")
-    for start in range(0, v.shape[0], block_size):
-        if not jnp.all(jnp.isfinite(score(key, v[start : start + block_size]))):
-            raise ValueError(
-                "score must be finite, but is NaN or infinite at a point of "
-                f"v[{start}:{start + block_size}]"
-            )
-    raise ValueError(
-        "critic must stay finite, but its objective became NaN or infinite; lower the learning "
-        "rate of optimizer, or change critic_params"
-    )

@@ -17,7 +17,7 @@ def stein_matrix(v: Array, scores: Array, *, kernel: Kernel) -> Array:
     """The Stein kernel of every pair of points.
 
     u_ij = s_iᵀ s_j k + s_iᵀ ∇_{v_j} k + s_jᵀ ∇_{v_i} k + tr ∇_{v_i} ∇_{v_j} k, k = k(v_i, v_j)
-    (Liu et al., 2016, Eqn. 9). If s is the score of the law of v_i, E[u_ij] = 0 for
+    (Liu et al., 2016, Theorem 3.6). If s is the score of the law of v_i, E[u_ij] = 0 for
     every v_j. For a radial kernel k = κ(r²) with d = v_i - v_j in R^D
 
       u_ij = κ s_iᵀs_j + 2κ' (s_j - s_i)ᵀd - 2Dκ' - 4κ'' r².
@@ -91,7 +91,7 @@ def ksd(
     """The squared kernelized Stein discrepancy between the law of the points and the model.
 
     U = Σ_{i≠j} u_ij / (n (n-1)) is unbiased and may be negative; V = Σ_ij u_ij / n² is biased
-    upwards and never negative (Liu et al., 2016, Eqns. 14 and 16). With estimated scores U stays
+    upwards and never negative (Liu et al., 2016, Section 4). With estimated scores U stays
     unbiased as long as each point has independent noise of mean zero; V does not.
 
     Args:
