@@ -16,8 +16,6 @@ Run again, the same command does the cells that are missing, so --deltas may gro
 starts over.
 """
 
-import json
-import shutil
 import time
 from functools import partial
 
@@ -26,11 +24,12 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import _main, fisher_report
+from experiments import _grid, _main, fisher_report
 from experiments.fisher_model import (
     CRITICS,
     SCORES,
     check_settings,
+    critic_error,
     estimate,
     exact_score,
     fit_posterior,
@@ -39,14 +38,9 @@ from experiments.fisher_model import (
     vaes_score,
 )
 from jbism import plotting
-from jbism.training import open_workdir
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the results; made if absent.", required=True
-)
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start over, removing the former results.")
-_PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
 flags.adopt_module_key_flags(_main)
+flags.adopt_module_key_flags(_grid)
 
 _SETTINGS = (
     flags.DEFINE_integer("dim", 200, "Visibles and latents, d.", lower_bound=1),
@@ -82,28 +76,18 @@ _SETTINGS = (
 
 def main() -> None:
     config = check_settings({flag.name: flag.value for flag in _SETTINGS})
-    workdir = open_workdir(
-        _WORKDIR.value, config, overwrite=_OVERWRITE.value, may_differ=("deltas", "scores")
-    )
-    folder = workdir / "cells"
-    if _OVERWRITE.value:
-        shutil.rmtree(folder, ignore_errors=True)
-        for name in ("table.json", "fisher.png"):
-            (workdir / name).unlink(missing_ok=True)
-    folder.mkdir(exist_ok=True)
-    cells = []
-    for score in config["scores"]:
-        for delta in config["deltas"]:
-            path = folder / f"{score}_{delta}.json"
-            if not path.exists():
-                _write(path, _run_cell(config, score, delta))
-            cells.append(json.loads(path.read_text()))
+    grid = _grid.open_grid(config, picture="fisher.png", may_differ=("deltas", "scores"))
+    cells = [
+        grid.cell(f"{score}_{delta}", partial(_run_cell, config, score, delta))
+        for score in config["scores"]
+        for delta in config["deltas"]
+    ]
     rows = [fisher_report.row(cell) for cell in cells]
-    _write(workdir / "table.json", {"config": config, "rows": rows})
+    grid.write_table({"config": config, "rows": rows})
     title = f"GRBM {config['dim']}/{config['dim']}, {config['num_steps']:,} critic steps"
-    plotting.save(fisher_report.draw(cells, title=title), workdir / "fisher.png")
+    plotting.save(fisher_report.draw(cells, title=title), grid.workdir / "fisher.png")
     print(fisher_report.markdown(rows))
-    print(f"\nThe picture, the table and all curves are in {workdir}")
+    print(f"\nThe picture, the table and all curves are in {grid.workdir}")
 
 
 def _run_cell(config, score_name, delta):
@@ -132,7 +116,7 @@ def _run_cell(config, score_name, delta):
     with tqdm(
         total=config["num_steps"],
         desc=f"{score_name} score, δ = {delta:g}",
-        disable=not _PROGRESS.value,
+        disable=not _grid.PROGRESS.value,
     ) as bar:
 
         def on_validation(step, train, validation):
@@ -141,8 +125,11 @@ def _run_cell(config, score_name, delta):
             )
             bar.update(int(step) - bar.n)
 
-        result = estimate(key_critic, v, score, config, on_validation)
+        result, critic = estimate(key_critic, v, score, config, on_validation)
         jax.effects_barrier()
+    shortfall = jax.jit(
+        partial(critic_error, rbm=rbm, critic=critic, dim=dim, num_points=config["truth_points"])
+    )(key_truth, theta=theta, critic_params=result.critic_params)
     curve = np.asarray(result.validation_curve, float)
     return {
         "score": score_name,
@@ -151,6 +138,7 @@ def _run_cell(config, score_name, delta):
         "truth_error": float(truth_error),
         "value": float(result.value),
         "interval": np.asarray(result.interval, float).tolist(),
+        "critic_error": float(shortfall),
         "train_value": float(result.train_value),
         "validation_value": float(result.validation_value),
         "num_steps": int(result.num_steps),
@@ -160,12 +148,6 @@ def _run_cell(config, score_name, delta):
         "validate_every": config["validate_every"],
         "validation_curve": curve[np.isfinite(curve)].tolist(),
     }
-
-
-def _write(path, value):
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from jbism.divergences import MeanFieldKL
 from jbism.energies import GaussianRBM
 from jbism.networks import MLP
 from jbism.posteriors import Bernoulli
-from jbism.stein._fisher_divergence import FisherDivergence, fisher_divergence
+from jbism.stein import FisherDivergence, fisher_divergence
 from jbism.typing import Array, Params
 
 SCORES = ("exact", "VaES")
@@ -106,10 +106,37 @@ def true_divergence(
     key: jax.Array, rbm: GaussianRBM, theta: Params, *, dim: int, num_points: int
 ) -> tuple[Array, Array]:
     """Returns ½ E‖s(v) + v‖² over v ~ N(0, I), and its standard error, by fresh points."""
+    return _half_square(key, lambda v: exact_score(rbm, theta, v) + v, dim, num_points)
+
+
+def critic_error(
+    key: jax.Array,
+    rbm: GaussianRBM,
+    theta: Params,
+    critic: nn.Module,
+    critic_params: Params,
+    *,
+    dim: int,
+    num_points: int,
+) -> Array:
+    """Returns ½ E‖f(v) - (s(v) + v)‖² over fresh v ~ N(0, I), the whole shortfall of a critic f.
+
+    E[f·s + tr ∇f - ½‖f‖²] = ½ E‖s + v‖² - ½ E‖f - (s + v)‖², by parts.
+    """
+
+    def error(v):
+        f: Any = jax.vmap(partial(critic.apply, critic_params))(v)
+        return f - exact_score(rbm, theta, v) - v
+
+    return _half_square(key, error, dim, num_points)[0]
+
+
+def _half_square(key, function, dim, num_points):
+    """½ E‖function(v)‖² over v ~ N(0, I), and its standard error."""
 
     def block(key):
         v = jax.random.normal(key, (min(num_points, _BLOCK), dim))
-        return 0.5 * jnp.sum((exact_score(rbm, theta, v) + v) ** 2, axis=1)
+        return 0.5 * jnp.sum(function(v) ** 2, axis=1)
 
     num_blocks = -(-num_points // _BLOCK)
     values = jax.lax.map(block, jax.random.split(key, num_blocks)).reshape(-1)
@@ -154,8 +181,8 @@ def estimate(
     score: Callable[[jax.Array, Array], Array],
     config: dict[str, Any],
     on_validation: Callable[..., None],
-) -> FisherDivergence:
-    """Trains the critic of the settings on data v [n, D]."""
+) -> tuple[FisherDivergence, nn.Module]:
+    """Trains the critic of the settings on data v [n, D]; returns the estimate and the critic."""
     width = config["critic_width"]
     if config["critic"] == "published":
         critic = Critic((width, width), nn.elu, linear=False)
@@ -164,7 +191,7 @@ def estimate(
         critic = Critic((width,), nn.tanh, linear=True)
         rate = optax.cosine_decay_schedule(config["learning_rate"], config["num_steps"])
     key_init, key_fit = jax.random.split(key)
-    return fisher_divergence(
+    result = fisher_divergence(
         key_fit,
         v,
         score=score,
@@ -180,6 +207,7 @@ def estimate(
         patience=config["patience"],
         on_validation=on_validation,
     )
+    return result, critic
 
 
 def vaes_score(

@@ -16,9 +16,10 @@ _STYLES = {"exact": ("tab:blue", "o", "-"), "VaES": ("tab:orange", "s", "--")}
 def row(cell: Mapping[str, Any]) -> dict[str, Any]:
     """Adds to a cell's figures what they say of the estimate, in shares of the truth.
 
-    ``ratio``: value / truth. ``overfitting``: train - test value of the kept critic.
-    ``last_rise``: how far the validation value rose in the last tenth of the validations. They
-    are None where the truth is zero.
+    ``ratio``: value / truth. ``shortfall``: ½ E‖f - f*‖² of the kept critic f on fresh points, by
+    which its expected value is below the truth; ``accounted`` says whether truth - shortfall lies
+    in the interval. ``overfitting``: train - test value. ``last_rise``: how far the validation
+    value rose in the last tenth of the validations. The shares are None where the truth is zero.
     """
     truth, curve = cell["truth"], cell["validation_curve"]
     low, high = cell["interval"]
@@ -30,8 +31,10 @@ def row(cell: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: x for name, x in cell.items() if name != "validation_curve"},
         "covered": low <= truth <= high,
+        "accounted": low <= truth - cell["critic_error"] <= high,
         "ratio": share(cell["value"]),
         "ratio_interval": [share(low), share(high)],
+        "shortfall": share(cell["critic_error"]),
         "overfitting": share(cell["train_value"] - cell["value"]),
         "last_rise": share(curve[-1] - curve[-1 - tenth]) if len(curve) > tenth else None,
     }
@@ -41,9 +44,9 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Formats the table, a line an estimate."""
     head = [
         ("score", "δ", "truth ± s.e.", "estimate", "95 % interval", "estimate / truth"),
-        ("steps", "overfitting", "last rise", "KL of q, nats", "seconds"),
+        ("critic's shortfall", "overfitting", "last rise", "steps", "KL of q, nats", "seconds"),
     ]
-    lines = [[*head[0], *head[1]], ["---"] * 11]
+    lines = [[*head[0], *head[1]], ["---"] * 12]
     for r in rows:
         low, high = r["interval"]
         lines.append(
@@ -54,9 +57,10 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
                 f"{r['value']:.5g}",
                 f"{low:.5g} to {high:.5g}",
                 _number(r["ratio"], ".4f"),
-                f"{r['num_steps']}{' (early)' if r['stopped_early'] else ''}",
+                _number(r["shortfall"], ".4f"),
                 _number(r["overfitting"], ".4f"),
                 _number(r["last_rise"], ".4f"),
+                f"{r['num_steps']}{' (early)' if r['stopped_early'] else ''}",
                 _number(r["posterior_kl"], ".2g"),
                 f"{r['seconds']:.0f}",
             ]

@@ -13,8 +13,6 @@ power.png. Run again, the same command does the cells that are missing, so --del
 --overwrite starts over.
 """
 
-import json
-import shutil
 import time
 from functools import partial
 
@@ -23,7 +21,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import _main
+from experiments import _grid, _main
 from experiments.goodness_of_fit_model import (
     TESTS,
     check_settings,
@@ -33,14 +31,9 @@ from experiments.goodness_of_fit_model import (
 )
 from experiments.goodness_of_fit_report import draw, markdown, summarize
 from jbism import plotting
-from jbism.training import open_workdir
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the results; made if absent.", required=True
-)
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start over, removing the former results.")
-_PROGRESS = flags.DEFINE_bool("progress", True, "Show a progress bar.")
 flags.adopt_module_key_flags(_main)
+flags.adopt_module_key_flags(_grid)
 
 _SETTINGS = (
     flags.DEFINE_list(
@@ -67,15 +60,7 @@ _CHUNK = 10  # repetitions between two ticks of the progress bar
 
 def main() -> None:
     config = check_settings({flag.name: flag.value for flag in _SETTINGS})
-    workdir = open_workdir(
-        _WORKDIR.value, config, overwrite=_OVERWRITE.value, may_differ=("deltas",)
-    )
-    cells = workdir / "cells"
-    if _OVERWRITE.value:
-        shutil.rmtree(cells, ignore_errors=True)
-        for name in ("table.json", "power.png"):
-            (workdir / name).unlink(missing_ok=True)
-    cells.mkdir(exist_ok=True)
+    grid = _grid.open_grid(config, picture="power.png", may_differ=("deltas",))
     key_theta, key_fit, key_tests = jax.random.split(jax.random.key(config["seed"]), 3)
     rbm, theta = null_model(key_theta, config)
     phi, posterior_kl = fit_posterior(key_fit, rbm, theta, config)
@@ -83,24 +68,22 @@ def main() -> None:
     tests = jax.jit(partial(run_tests, rbm, theta, phi, config))
     results = {}
     for delta in (0.0, *config["deltas"]):
-        path = cells / f"delta_{delta}.json"
-        if not path.exists():
-            num = config["power_repetitions" if delta else "repetitions"]
-            keys = jax.random.split(key_tests, num)
-            _run_cell(path, partial(tests, delta), keys, delta, config["num_bootstrap"])
-        results[delta] = json.loads(path.read_text())
+        num = config["power_repetitions" if delta else "repetitions"]
+        keys = jax.random.split(key_tests, num)
+        run = partial(_run_cell, partial(tests, delta), keys, delta, config["num_bootstrap"])
+        results[delta] = grid.cell(f"delta_{delta}", run)
     table = summarize(results, alpha=config["alpha"]) | {"posterior_kl": posterior_kl}
-    (workdir / "table.json").write_text(json.dumps(table, indent=2) + "\n")
-    plotting.save(draw(table), workdir / "power.png")
+    grid.write_table(table)
+    plotting.save(draw(table), grid.workdir / "power.png")
     print(markdown(table))
-    print(f"\nThe picture, the table and all p-values are in {workdir}")
+    print(f"\nThe picture, the table and all p-values are in {grid.workdir}")
 
 
-def _run_cell(path, tests, keys, delta, num_bootstrap):
+def _run_cell(tests, keys, delta, num_bootstrap):
     # The same keys at every δ: the noise has the same directions, and the curves are smooth.
     start = time.perf_counter()
     chunks = []
-    with tqdm(total=len(keys), desc=f"δ = {delta:g}", disable=not _PROGRESS.value) as bar:
+    with tqdm(total=len(keys), desc=f"δ = {delta:g}", disable=not _grid.PROGRESS.value) as bar:
         for i in range(0, len(keys), _CHUNK):
             chunks.append(np.asarray(tests(keys[i : i + _CHUNK])))
             bar.update(len(chunks[-1]))
@@ -111,9 +94,7 @@ def _run_cell(path, tests, keys, delta, num_bootstrap):
     p_values = np.rint(p_values * (1 + num_bootstrap)) / (1 + num_bootstrap)
     seconds = round(time.perf_counter() - start, 1)
     by_test = dict(zip(TESTS, p_values.T.tolist(), strict=True))
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"p_values": by_test, "seconds": seconds}) + "\n")
-    temporary.replace(path)
+    return {"p_values": by_test, "seconds": seconds}
 
 
 if __name__ == "__main__":

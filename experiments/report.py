@@ -16,13 +16,7 @@ from jbism import likelihood, plotting
 from jbism.training import TrainState
 
 _MAX_IMAGES = 64
-_FILES = ("curves.png", "samples.png", "samples.npz", "reconstructions.png", "evaluation.json")
-
-
-def remove(workdir: pathlib.Path) -> None:
-    """Removes the report of a former run."""
-    for name in _FILES:
-        (workdir / name).unlink(missing_ok=True)
+FILES = ("curves.png", "samples.png", "samples.npz", "reconstructions.png", "evaluation.json")
 
 
 def write_samples(

@@ -53,9 +53,8 @@ def main() -> None:
         json.loads(config.to_json()),
         overwrite=_OVERWRITE.value,
         may_differ=_MAY_DIFFER,
+        outputs=report.FILES,
     )
-    if _OVERWRITE.value:
-        report.remove(workdir)
     with Checkpointer(workdir / "checkpoints", max_to_keep=config.log.max_checkpoints) as saved:
         state, resumed = experiment.initial_state, saved.latest_step()
         if resumed is not None:

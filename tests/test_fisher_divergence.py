@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jbism.stein._fisher_divergence import fisher_divergence
+from jbism.stein import fisher_divergence
 from tests import oracles
 
 DIM = 3

@@ -69,6 +69,29 @@ def test_vaes_score_with_the_fitted_posterior_has_the_exact_score_as_its_mean():
     oracles.assert_mean(scores[1], model.exact_score(rbm, theta, v[:2])[1])
 
 
+def test_shortfall_of_a_critic():
+    """E[f·s + tr ∇f - ½‖f‖²] + ½ E‖f - f*‖² is the truth, whatever f."""
+    rbm, theta = model.perturbed_model(jax.random.key(1), 1, 1.5)
+    critic = model.Critic((4,), jnp.tanh, linear=True)
+    params = critic.init(jax.random.key(6), jnp.zeros(1))
+    params = oracles.perturbed(jax.random.key(7), params, 0.5)
+    nodes, weights = (jnp.asarray(x, jnp.float32) for x in oracles.gauss_hermite(1, num=60))
+
+    def value(v):
+        f = critic.apply(params, v)
+        trace = jnp.trace(jax.jacfwd(lambda v: critic.apply(params, v))(v))
+        score = model.exact_score(rbm, theta, v[None])[0]
+        return f @ score + trace - 0.5 * f @ f, 0.5 * jnp.sum((score + v) ** 2)
+
+    values, truths = (weights @ x for x in jax.vmap(value)(nodes))
+    run = functools.partial(
+        model.critic_error, rbm=rbm, theta=theta, critic=critic, dim=1, num_points=200_000
+    )
+    error = oracles.jit(lambda key: run(key, critic_params=params))(jax.random.key(2))
+    assert error > 0.1 * truths
+    oracles.assert_close(values + error, truths, rtol=0.02)
+
+
 def test_settings_follow_the_critic():
     shallow = model.check_settings(SETTINGS)
     assert (shallow["critic_width"], shallow["learning_rate"]) == (6, 5e-3)
@@ -110,6 +133,7 @@ def cell(score="exact", delta=1.0, truth=200.0, **changes):
         "truth_error": 0.5,
         "value": 190.0,
         "interval": [186.0, 194.0],
+        "critic_error": 8.0,
         "train_value": 194.0,
         "validation_value": 191.0,
         "num_steps": 55,
@@ -128,12 +152,18 @@ def test_row_says_what_the_shortfall_is_made_of():
     assert row["ratio_interval"] == [0.93, 0.97]
     assert row["overfitting"] == pytest.approx(0.02)
     assert row["last_rise"] == pytest.approx(0.01)
+    assert row["shortfall"] == pytest.approx(0.04)
+    assert row["accounted"]
+    assert not report.row(cell(critic_error=1.0))["accounted"]
     assert not row["covered"]
     assert report.row(cell(truth=194.0))["covered"]
     none = report.row(cell(truth=0.0, delta=0.0))
     assert none["ratio"] is none["last_rise"] is none["overfitting"] is None
     text = report.markdown([row, none, report.row(cell("VaES", posterior_kl=2e-6))])
-    assert "| exact | 1 | 200 ± 0.5 | 190 | 186 to 194 | 0.9500 | 55 | 0.0200 | 0.0100 |" in text
+    assert (
+        "| exact | 1 | 200 ± 0.5 | 190 | 186 to 194 | 0.9500 | 0.0400 | 0.0200 | 0.0100 | 55 |"
+        in text
+    )
     assert "| 2e-06 |" in text
     assert json.loads(json.dumps(row)) == row
 

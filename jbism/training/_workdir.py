@@ -23,6 +23,7 @@ def open_workdir(
     *,
     overwrite: bool,
     may_differ: Sequence[str] = (),
+    outputs: Sequence[str] = (),
 ) -> pathlib.Path:
     """Opens the directory of a run, new or to be resumed, and records its configuration.
 
@@ -33,9 +34,10 @@ def open_workdir(
       path: the directory; created with its parents if absent.
       config: the configuration, nested dictionaries of JSON values with string keys.
       overwrite: whether to start anew, whatever the former configuration: the run's
-        checkpoints, metrics and TensorBoard files are removed, other files stay.
+        checkpoints, metrics and TensorBoard files and ``outputs`` are removed, other files stay.
       may_differ: dotted keys (``"eval.every"``), or prefixes of such (``"eval"``), that may
         differ on resumption; ``config.json`` is then rewritten.
+      outputs: names of further files and folders that the run writes there.
 
     Returns:
       The absolute path.
@@ -68,7 +70,7 @@ def open_workdir(
         path.mkdir(parents=True, exist_ok=True)
         if (path / CONFIG).exists():
             if overwrite:
-                _remove_outputs(path)
+                _remove(path, (*OUTPUTS, *outputs))
             else:
                 _check_same(path, json.loads(text), may_differ)
         elif set(path.iterdir()) - {_temporary(path / CONFIG)}:
@@ -79,8 +81,8 @@ def open_workdir(
     return path
 
 
-def _remove_outputs(path: pathlib.Path) -> None:
-    for name in OUTPUTS:
+def _remove(path: pathlib.Path, names: Sequence[str]) -> None:
+    for name in names:
         output = path / name
         if output.is_dir() and not output.is_symlink():
             shutil.rmtree(output)

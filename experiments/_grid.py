@@ -1,0 +1,59 @@
+"""What binaries over a grid share: each cell is computed once, stored, and found on resumption."""
+
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from absl import flags
+
+from jbism.training import open_workdir
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the results; made if absent.", required=True
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start over, removing the former results.")
+PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The results of a grid, in a work directory."""
+
+    workdir: pathlib.Path
+
+    def cell(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Returns a cell's stored result, computed if there is none."""
+        path = self.workdir / "cells" / f"{name}.json"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            self._write(path, compute())
+        return json.loads(path.read_text())
+
+    def write_table(self, table: dict[str, Any]) -> None:
+        """Writes ``table.json``."""
+        self._write(self.workdir / "table.json", table)
+
+    def _write(self, path, value):
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+        temporary.replace(path)
+
+
+def open_grid(config: dict[str, Any], *, picture: str, may_differ: Sequence[str]) -> Grid:
+    """Opens the work directory that the flags name for a grid of these settings.
+
+    Args:
+      config: the settings, JSON values.
+      picture: the name of the picture that will be drawn.
+      may_differ: settings that select cells, and may change on resumption.
+    """
+    workdir = open_workdir(
+        _WORKDIR.value,
+        config,
+        overwrite=_OVERWRITE.value,
+        may_differ=may_differ,
+        outputs=("cells", "table.json", picture),
+    )
+    return Grid(workdir)
