@@ -132,10 +132,17 @@ def build_hypergradient(
     section: ConfigDict, phi_optimizer: optax.GradientTransformation
 ) -> Hypergradient:
     """Returns the hypergradient; "live" shares the lower level's optimizer."""
-    registry = {"unroll": hypergradients.Unroll, "first_order": hypergradients.FirstOrder}
+    registry = {
+        "unroll": hypergradients.Unroll,
+        "first_order": hypergradients.FirstOrder,
+        "implicit_cg": hypergradients.ImplicitCG,
+        "neumann": hypergradients.Neumann,
+    }
+    if section.name != "unroll":
+        return _choose(section, registry, "config.hypergradient")
     make, options = _pick(section, registry, "config.hypergradient")
-    if section.name == "first_order":
-        return make(**options)
+    if options["truncate"] == -1:
+        options["truncate"] = None
     rate = options.pop("sgd_rate")
     kind = options.pop("optimizer")
     if kind not in ("live", "sgd"):

@@ -75,6 +75,14 @@ class Posterior(Protocol):
         ...
 
 
+class UpperLoss(Protocol):
+    """An upper-level loss F(θ, φ)."""
+
+    def __call__(self, theta: Params, phi: Params, /) -> tuple[Array, Any]:
+        """Returns the scalar loss and anything else that is worth keeping."""
+        ...
+
+
 class LowerLoss(Protocol):
     """A lower-level loss G(θ, φ) whose remaining randomness is fixed by ``key``."""
 
@@ -102,10 +110,11 @@ class Divergence(Protocol):
 
 
 class Hypergradient(Protocol):
-    """A strategy that turns φ⁰ into φ_N(θ); strategies differ in its derivative alone."""
+    """A strategy for the θ-derivative of F(θ, φ_N(θ)); in that alone strategies differ."""
 
     def __call__(
         self,
+        upper_loss: UpperLoss,
         lower_loss: LowerLoss,
         theta: Params,
         phi: Params,
@@ -113,6 +122,6 @@ class Hypergradient(Protocol):
         /,
         *,
         opt_state: Any = None,
-    ) -> tuple[Params, Any]:
-        """Returns φ_N and what the virtual steps saw."""
+    ) -> tuple[tuple[Array, Any], Any]:
+        """Returns (F, aux), F differentiable in θ through φ_N, and what the lower level did."""
         ...

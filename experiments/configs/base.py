@@ -108,8 +108,27 @@ def get_config() -> ConfigDict:
             "hypergradient": {
                 "name": "unroll",
                 # The virtual steps use the live lower optimizer, or plain SGD of that rate.
-                "unroll": {"num_steps": 5, "optimizer": "live", "sgd_rate": 1.0, "remat": False},
+                "unroll": {
+                    "num_steps": 5,
+                    "optimizer": "live",
+                    "sgd_rate": 1.0,
+                    "truncate": -1,  # steps that carry derivatives, the last; -1 for all
+                    "remat": False,
+                },
                 "first_order": {},
+                "implicit_cg": {
+                    "num_steps": 20,
+                    "ridge": 1e-3,
+                    "tolerance": 1e-2,
+                    "num_samples": 1,
+                    "on_failure": "report",
+                },
+                "neumann": {
+                    "num_terms": 20,
+                    "step_size": 1.0,
+                    "num_samples": 1,
+                    "on_failure": "report",
+                },
             },
             "theta_optimizer": _optimizer(eps_root=0.0),
             "phi_optimizer": _optimizer(eps_root=1e-8),  # an unroll differentiates it

@@ -1,7 +1,19 @@
-"""The lower level: descend to φ⁰, and strategies that make φ_N a function of θ."""
+"""The lower level: descend to φ⁰, and strategies for the derivative of F(θ, φ_N(θ))."""
 
 from jbism.hypergradients._descend import Descent, descend
 from jbism.hypergradients._first_order import FirstOrder
+from jbism.hypergradients._implicit_cg import ImplicitCG
+from jbism.hypergradients._lower_level import LowerLevel, Solve
+from jbism.hypergradients._neumann import Neumann
 from jbism.hypergradients._unroll import Unroll
 
-__all__ = ["Descent", "FirstOrder", "Unroll", "descend"]
+__all__ = [
+    "Descent",
+    "FirstOrder",
+    "ImplicitCG",
+    "LowerLevel",
+    "Neumann",
+    "Solve",
+    "Unroll",
+    "descend",
+]

@@ -65,11 +65,35 @@ def descend(
     """
     _checks.integer("num_steps", num_steps, minimum=0)
     _checks.instance("optimizer", optimizer, optax.GradientTransformation)
+    return run_steps(
+        lower_loss,
+        theta,
+        phi,
+        jax.random.split(key, num_steps),
+        optimizer=optimizer,
+        opt_state=opt_state,
+        unroll=unroll,
+        remat=remat,
+    )
+
+
+def run_steps(
+    lower_loss: LowerLoss,
+    theta: Params,
+    phi: Params,
+    keys: Key,
+    *,
+    optimizer: optax.GradientTransformation,
+    opt_state: optax.OptState | None,
+    unroll: int | bool,
+    remat: bool,
+) -> tuple[Params, optax.OptState, Descent]:
+    """`descend` with the key of each step."""
     if opt_state is None:
         opt_state = optimizer.init(phi)
     else:
         _check_state(optimizer, phi, opt_state)
-    if num_steps == 0:
+    if keys.shape[0] == 0:
         return phi, opt_state, Descent(jnp.zeros(0), jnp.zeros(0))
 
     def step(carry, step_key):
@@ -81,7 +105,6 @@ def descend(
         norm = optax.tree.norm(jax.lax.stop_gradient(grads))
         return (phi, opt_state), Descent(loss, norm)
 
-    keys = jax.random.split(key, num_steps)
     scan = _checkpointed_scan if remat else jax.lax.scan
     (phi, opt_state), descent = scan(step, (phi, opt_state), keys, unroll=unroll)
     return phi, opt_state, descent

@@ -1,13 +1,13 @@
 """No derivative through the lower level."""
 
 from dataclasses import dataclass
+from typing import Any
 
-import jax
 import optax
 
-from jbism import _checks
-from jbism.hypergradients._descend import Descent, descend
-from jbism.typing import Key, LowerLoss, Params
+from jbism.hypergradients._lower_level import LowerLevel
+from jbism.hypergradients._virtual import check_virtual_steps, constant_steps, virtual_keys
+from jbism.typing import Array, Key, LowerLoss, Params, UpperLoss
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,11 @@ class FirstOrder:
     Example:
       >>> import jax, jax.numpy as jnp
       >>> lower_loss = lambda theta, phi, key: 0.5 * jnp.sum((phi - theta) ** 2)
-      >>> phi, _ = FirstOrder()(lower_loss, jnp.ones(2), jnp.zeros(2), jax.random.key(0))
-      >>> phi.tolist()
-      [0.0, 0.0]
+      >>> upper_loss = lambda theta, phi: (jnp.sum(theta + phi), None)
+      >>> loss = lambda theta: FirstOrder()(
+      ...     upper_loss, lower_loss, theta, jnp.zeros(2), jax.random.key(0))[0][0]
+      >>> jax.grad(loss)(jnp.ones(2)).tolist()  # of θ alone
+      [1.0, 1.0]
     """
 
     num_steps: int = 0
@@ -39,36 +41,27 @@ class FirstOrder:
     unroll: int | bool = 1
 
     def __post_init__(self):
-        _checks.integer("num_steps", self.num_steps, minimum=0)
-        if self.optimizer is not None:
-            _checks.instance("optimizer", self.optimizer, optax.GradientTransformation)
-        elif self.num_steps > 0:
-            raise ValueError(f"optimizer must be given for num_steps = {self.num_steps} > 0")
+        check_virtual_steps("num_steps", self.num_steps, self.optimizer)
 
     def __call__(
         self,
+        upper_loss: UpperLoss,
         lower_loss: LowerLoss,
         theta: Params,
         phi: Params,
         key: Key,
         *,
         opt_state: optax.OptState | None = None,
-    ) -> tuple[Params, Descent]:
-        """Returns φ_N, without derivatives, and the `Descent` that led to it."""
-        theta, phi, opt_state = jax.lax.stop_gradient((theta, phi, opt_state))
-        if self.optimizer is None:
-            optimizer, opt_state = optax.identity(), None
-        else:
-            optimizer = self.optimizer
-        phi, _, descent = descend(
+    ) -> tuple[tuple[Array, Any], LowerLevel]:
+        """Returns F(θ, φ_N) with φ_N a constant, its aux, and the `LowerLevel`."""
+        keys, _ = virtual_keys(key, self.num_steps)
+        phi, descent = constant_steps(
             lower_loss,
             theta,
             phi,
-            key,
-            num_steps=self.num_steps,
-            optimizer=optimizer,
+            keys,
+            optimizer=self.optimizer,
             opt_state=opt_state,
             unroll=self.unroll,
         )
-        # Once more, for a lower loss that reaches θ by closure.
-        return jax.lax.stop_gradient(phi), descent
+        return upper_loss(theta, phi), LowerLevel(phi, descent, None)

@@ -8,7 +8,7 @@ import optax
 
 from jbism import _checks
 from jbism.estimators import variational_score
-from jbism.hypergradients import Descent
+from jbism.hypergradients import LowerLevel
 from jbism.losses._objectives import Objective
 from jbism.losses._score_matching import mean_norm
 from jbism.typing import Array, Divergence, Energy, Hypergradient, Key, Params, Posterior
@@ -19,8 +19,7 @@ class BismAux(NamedTuple):
 
     losses: Array  # [batch], the upper objective of each example
     score_norm: Array  # scalar, mean of ‖s_φ‖ over the batch, in 1 / units of v
-    phi: Params  # φ_N, the parameters the virtual lower steps reached
-    descent: Descent  # losses and gradient norms of the N virtual lower steps
+    lower: LowerLevel  # φ_N, the virtual steps that led to it, and an implicit strategy's solve
 
 
 def bism_lower_loss(
@@ -133,7 +132,7 @@ def bism_loss(
       ...     theta, phi, jax.random.key(3), v, energy=rbm.apply, posterior=q.apply,
       ...     objective=jbism.losses.DSM(sigma=0.05), divergence=jbism.divergences.KL(),
       ...     hypergradient=jbism.hypergradients.Unroll(5, optax.sgd(1.0)))
-      >>> loss.shape, grads["params"]["weights"].shape, aux.descent.losses.shape
+      >>> loss.shape, grads["params"]["weights"].shape, aux.lower.descent.losses.shape
       ((), (2, 4), (5,))
     """
     v = _checks.examples("v", v)
@@ -154,22 +153,26 @@ def bism_loss(
             divergence=divergence,
         )
 
-    phi = jax.lax.stop_gradient(phi)
-    phi, descent = hypergradient(lower_loss, theta, phi, key_lower, opt_state=opt_state)
     corrupted = objective.corrupt(key_corrupt, v)
-
-    def latent(example_key, v):
-        q = posterior(phi, v)
-        _checks.reparameterized(q, "bism_loss")
-        return q.sample(example_key)
-
     latent_keys = jax.random.split(key_latent, v.shape[0])
-    h = jax.vmap(latent)(latent_keys, jax.lax.stop_gradient(corrupted.inputs))
 
-    def scores(v):
-        return jax.vmap(
-            lambda v, h: variational_score(theta, phi, v, h, energy=energy, posterior=posterior)
-        )(v, h)
+    def upper_loss(theta, phi):
+        def latent(example_key, v):
+            q = posterior(phi, v)
+            _checks.reparameterized(q, "bism_loss")
+            return q.sample(example_key)
 
-    losses, s = objective(scores, key_objective, corrupted)
-    return jnp.mean(losses), BismAux(losses, mean_norm(s), phi, descent)
+        h = jax.vmap(latent)(latent_keys, jax.lax.stop_gradient(corrupted.inputs))
+
+        def scores(v):
+            return jax.vmap(
+                lambda v, h: variational_score(theta, phi, v, h, energy=energy, posterior=posterior)
+            )(v, h)
+
+        losses, s = objective(scores, key_objective, corrupted)
+        return jnp.mean(losses), (losses, mean_norm(s))
+
+    (loss, (losses, score_norm)), lower = hypergradient(
+        upper_loss, lower_loss, theta, phi, key_lower, opt_state=opt_state
+    )
+    return loss, BismAux(losses, score_norm, lower)

@@ -1,0 +1,84 @@
+"""The implicit function theorem at φ_N, which implicit strategies share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jbism.hypergradients._lower_level import Solve
+from jbism.typing import Array, Key, LowerLoss, Params, UpperLoss
+
+ON_FAILURE = ("report", "first_order")
+
+Solver = Callable[[Callable[[Params], Params], Params], tuple[Params, Solve]]  # (product, b) -> x
+
+
+def implicit_gradient(
+    upper_loss: UpperLoss,
+    lower_loss: LowerLoss,
+    theta: Params,
+    phi: Params,
+    key: Key,
+    *,
+    solve: Solver,
+    num_samples: int,
+    on_failure: str,
+) -> tuple[tuple[Array, Any], Solve]:
+    """F(θ, φ) whose θ-gradient takes φ as the optimum φ*(θ) of the lower level.
+
+    dF/dθ = ∂F/∂θ - (∂²G/∂θ∂φ) x with (∂²G/∂φ²) x = ∂F/∂φ, all at φ, with one key for G.
+
+    Args:
+      upper_loss: F, ``(theta, phi) -> (scalar, aux)``.
+      lower_loss: G, ``(theta, phi, key) -> scalar``.
+      theta: upper-level parameters.
+      phi: where the lower level is taken to be at its optimum.
+      key: fixes the randomness of G in all products with its derivatives.
+      solve: solves the linear equation.
+      num_samples: keys that G is averaged over.
+      on_failure: ``"report"`` uses x whatever it is, ``"first_order"`` x = 0 where it failed.
+    """
+    constant, phi = jax.lax.stop_gradient((theta, phi))
+    keys = jax.random.split(key, num_samples)
+
+    def lower(theta, phi):
+        return jnp.mean(jax.vmap(lambda key: lower_loss(theta, phi, key))(keys))
+
+    (value, aux), (direct, to_phi) = jax.value_and_grad(upper_loss, argnums=(0, 1), has_aux=True)(
+        constant, phi
+    )
+    # One linearisation, whose products are forward over reverse.
+    _, product = jax.linearize(jax.grad(lambda phi: lower(constant, phi)), phi)
+    x, report = solve(product, to_phi)
+    if on_failure == "first_order":
+        x = jax.tree.map(lambda leaf: jnp.where(report.failed, 0.0, leaf), x)
+    indirect = jax.grad(lambda theta: jax.jvp(lambda phi: lower(theta, phi), (phi,), (x,))[1])(
+        constant
+    )
+    gradient = jax.tree.map(jnp.subtract, direct, indirect)
+    value, aux, gradient = jax.lax.stop_gradient((value, aux, gradient))
+    return (_with_gradient(value, theta, gradient), aux), report
+
+
+def summarize(product, b, x, *, num_products: Array, negative_curvature: Array) -> Solve:
+    """Returns the `Solve` of an approximate solution, at the price of one product more."""
+    rest = optax.tree.norm(jax.tree.map(jnp.subtract, b, product(x)))
+    scale = optax.tree.norm(b)
+    residual = jnp.where(scale > 0, rest / scale, rest)
+    failed = negative_curvature | ~(residual <= 1.0)
+    return Solve(residual, num_products + 1, negative_curvature, failed)
+
+
+@jax.custom_jvp
+def _with_gradient(value, theta, gradient):  # noqa: ARG001
+    """The value, whose derivative in theta is the gradient given."""
+    return value
+
+
+@_with_gradient.defjvp
+def _with_gradient_jvp(primals, tangents):
+    value, _, gradient = primals
+    products = jax.tree.map(lambda g, t: jnp.sum(g * t), gradient, tangents[1])
+    return value, sum(jax.tree.leaves(products), jnp.zeros_like(value))

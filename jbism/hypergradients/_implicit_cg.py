@@ -1,0 +1,133 @@
+"""The implicit hypergradient by conjugate gradients."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jbism import _checks
+from jbism.hypergradients._implicit import ON_FAILURE, implicit_gradient, summarize
+from jbism.hypergradients._lower_level import LowerLevel, Solve
+from jbism.hypergradients._virtual import check_virtual_steps, constant_steps, virtual_keys
+from jbism.typing import Array, Key, LowerLoss, Params, UpperLoss
+
+
+@dataclass(frozen=True)
+class ImplicitCG:
+    """The hypergradient of the optimum φ*(θ) by the implicit function theorem at φ_N.
+
+    dF/dθ = ∂F/∂θ - (∂²G/∂θ∂φ) x with (∂²G/∂φ² + ridge·I) x = ∂F/∂φ, solved by conjugate gradients:
+    one product with the Hessian a step, no memory of lower steps. Exact where φ_N is the
+    lower optimum, the ridge is zero and the solve has converged; φ_N that is not
+    there biases it. Randomness of G is one key throughout the solve.
+
+    A direction of curvature that is not positive ends the solve with what has been found before
+    it. Whether that, too many steps or numbers that are not finite have spoiled the gradient is
+    told by the `LowerLevel`'s ``solve``; nothing falls back unless ``on_failure`` says so.
+
+    Args:
+      num_steps: the most steps of conjugate gradients, at least 1.
+      ridge: >= 0, added to the Hessian.
+      tolerance: stop when the residual's norm is this share of the right-hand side's.
+      num_samples: keys that G is averaged over in the solve.
+      on_failure: ``"report"``, or ``"first_order"`` for the gradient without the indirect term
+        where the solve failed.
+      virtual_steps: N >= 0 steps from φ⁰ to φ_N, without derivatives.
+      optimizer: optax transformation of the virtual steps; needed if N > 0.
+
+    Raises:
+      ValueError: if a number is out of range, on_failure is unknown, or virtual_steps lack an
+        optimizer.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> lower_loss = lambda theta, phi, key: jnp.sum((phi - 3.0 * theta) ** 2)
+      >>> upper_loss = lambda theta, phi: (jnp.sum(phi), None)
+      >>> loss = lambda theta: ImplicitCG(ridge=0.0)(
+      ...     upper_loss, lower_loss, theta, jnp.zeros(2), jax.random.key(0))[0][0]
+      >>> jax.grad(loss)(jnp.ones(2)).tolist()  # of φ*(θ) = 3θ
+      [3.0, 3.0]
+    """
+
+    num_steps: int = 20
+    ridge: float = 1e-3
+    tolerance: float = 1e-2
+    num_samples: int = 1
+    on_failure: str = "report"
+    virtual_steps: int = 0
+    optimizer: optax.GradientTransformation | None = None
+
+    def __post_init__(self):
+        _checks.integer("num_steps", self.num_steps, minimum=1)
+        _checks.non_negative("ridge", self.ridge)
+        _checks.non_negative("tolerance", self.tolerance)
+        _checks.integer("num_samples", self.num_samples, minimum=1)
+        _checks.one_of("on_failure", self.on_failure, ON_FAILURE)
+        check_virtual_steps("virtual_steps", self.virtual_steps, self.optimizer)
+
+    def __call__(
+        self,
+        upper_loss: UpperLoss,
+        lower_loss: LowerLoss,
+        theta: Params,
+        phi: Params,
+        key: Key,
+        *,
+        opt_state: optax.OptState | None = None,
+    ) -> tuple[tuple[Array, Any], LowerLevel]:
+        """Returns F(θ, φ_N), its aux, and the `LowerLevel` with its `Solve`."""
+        keys, key_solve = virtual_keys(key, self.virtual_steps)
+        phi, descent = constant_steps(
+            lower_loss,
+            theta,
+            phi,
+            keys,
+            optimizer=self.optimizer,
+            opt_state=opt_state,
+        )
+        result, solve = implicit_gradient(
+            upper_loss,
+            lower_loss,
+            theta,
+            phi,
+            key_solve,
+            solve=self._solve,
+            num_samples=self.num_samples,
+            on_failure=self.on_failure,
+        )
+        return result, LowerLevel(phi, descent, solve)
+
+    def _solve(self, product: Any, b: Params) -> tuple[Params, Solve]:
+        def damped(p):
+            return jax.tree.map(lambda hp, p: hp + self.ridge * p, product(p), p)
+
+        enough = self.tolerance**2 * optax.tree.vdot(b, b)
+
+        def unfinished(state):
+            *_, squared, count, negative = state
+            return (count < self.num_steps) & (squared > enough) & ~negative
+
+        def step(state):
+            x, r, p, squared, count, _ = state
+            hp = damped(p)
+            curvature = optax.tree.vdot(p, hp)
+            negative = ~(curvature > 0)
+            length = jnp.where(negative, 0.0, squared / curvature)
+            x = optax.tree.add_scale(x, length, p)
+            r = optax.tree.add_scale(r, -length, hp)
+            former, squared = squared, optax.tree.vdot(r, r)
+            p = optax.tree.add_scale(r, squared / former, p)
+            return x, r, p, squared, count + 1, negative
+
+        start = (
+            optax.tree.zeros_like(b),
+            b,
+            b,
+            optax.tree.vdot(b, b),
+            jnp.zeros((), int),
+            jnp.zeros((), bool),
+        )
+        x, *_, count, negative = jax.lax.while_loop(unfinished, step, start)
+        return x, summarize(damped, b, x, num_products=count, negative_curvature=negative)

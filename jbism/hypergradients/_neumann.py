@@ -1,0 +1,103 @@
+"""The implicit hypergradient by a truncated Neumann series."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jbism import _checks
+from jbism.hypergradients._implicit import ON_FAILURE, implicit_gradient, summarize
+from jbism.hypergradients._lower_level import LowerLevel, Solve
+from jbism.hypergradients._virtual import check_virtual_steps, constant_steps, virtual_keys
+from jbism.typing import Array, Key, LowerLoss, Params, UpperLoss
+
+
+@dataclass(frozen=True)
+class Neumann:
+    """The hypergradient of the optimum φ*(θ) with the inverse Hessian as a Neumann series.
+
+    As `ImplicitCG`, with x = α Σ_{n<N} (I - α ∂²G/∂φ²)ⁿ ∂F/∂φ. At the lower optimum it equals
+    ``Unroll(N, optax.sgd(α))``, without memory of steps. It converges where 0 < α ∂²G/∂φ² < 2, and
+    slowly where the curvatures differ much.
+
+    Args:
+      num_terms: N >= 1, of which N - 1 take a product with the Hessian.
+      step_size: α > 0.
+      num_samples: see `ImplicitCG`.
+      on_failure: see `ImplicitCG`.
+      virtual_steps: see `ImplicitCG`.
+      optimizer: see `ImplicitCG`.
+
+    Raises:
+      ValueError: if a number is out of range, on_failure is unknown, or virtual_steps lack an
+        optimizer.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> lower_loss = lambda theta, phi, key: 0.5 * jnp.sum((phi - theta) ** 2)
+      >>> upper_loss = lambda theta, phi: (jnp.sum(phi), None)
+      >>> loss = lambda theta: Neumann(num_terms=3, step_size=0.5)(
+      ...     upper_loss, lower_loss, theta, jnp.zeros(2), jax.random.key(0))[0][0]
+      >>> jax.grad(loss)(jnp.ones(2)).tolist()  # 1 - 0.5³
+      [0.875, 0.875]
+    """
+
+    num_terms: int
+    step_size: float
+    num_samples: int = 1
+    on_failure: str = "report"
+    virtual_steps: int = 0
+    optimizer: optax.GradientTransformation | None = None
+
+    def __post_init__(self):
+        _checks.integer("num_terms", self.num_terms, minimum=1)
+        _checks.positive("step_size", self.step_size)
+        _checks.integer("num_samples", self.num_samples, minimum=1)
+        _checks.one_of("on_failure", self.on_failure, ON_FAILURE)
+        check_virtual_steps("virtual_steps", self.virtual_steps, self.optimizer)
+
+    def __call__(
+        self,
+        upper_loss: UpperLoss,
+        lower_loss: LowerLoss,
+        theta: Params,
+        phi: Params,
+        key: Key,
+        *,
+        opt_state: optax.OptState | None = None,
+    ) -> tuple[tuple[Array, Any], LowerLevel]:
+        """Returns F(θ, φ_N), its aux, and the `LowerLevel` with its `Solve`."""
+        keys, key_solve = virtual_keys(key, self.virtual_steps)
+        phi, descent = constant_steps(
+            lower_loss,
+            theta,
+            phi,
+            keys,
+            optimizer=self.optimizer,
+            opt_state=opt_state,
+        )
+        result, solve = implicit_gradient(
+            upper_loss,
+            lower_loss,
+            theta,
+            phi,
+            key_solve,
+            solve=self._solve,
+            num_samples=self.num_samples,
+            on_failure=self.on_failure,
+        )
+        return result, LowerLevel(phi, descent, solve)
+
+    def _solve(self, product: Any, b: Params) -> tuple[Params, Solve]:
+        def step(carry, _):
+            term, total = carry
+            term = optax.tree.add_scale(term, -self.step_size, product(term))
+            return (term, optax.tree.add(total, term)), None
+
+        (_, total), _ = jax.lax.scan(step, (b, b), length=self.num_terms - 1)
+        x = optax.tree.scale(self.step_size, total)
+        negative = optax.tree.vdot(x, product(x)) < 0
+        count = jnp.asarray(self.num_terms)
+        return x, summarize(product, b, x, num_products=count, negative_curvature=negative)
