@@ -11,7 +11,7 @@ import pytest
 from jbism import distributions, energies, networks, posteriors, stein
 from jbism.divergences import IWAE, KL, Fisher, MeanFieldKL
 from jbism.estimators import vaes, variational_score
-from jbism.hypergradients import FirstOrder, Unroll
+from jbism.hypergradients import FirstOrder, ImplicitCG, Neumann, Unroll
 from jbism.losses import (
     DSM,
     KSD,
@@ -84,6 +84,9 @@ STRATEGIES = {
     "Unroll": Unroll(2, optax.adam(0.1, eps_root=1e-8)),
     "Unroll_remat": Unroll(3, optax.sgd(0.1), remat=True),
     "Unroll_of_none": Unroll(0, optax.sgd(0.1)),
+    "Unroll_truncated": Unroll(3, optax.sgd(0.1), truncate=1),
+    "ImplicitCG": ImplicitCG(2, virtual_steps=2, optimizer=optax.sgd(0.1)),
+    "Neumann": Neumann(3, 0.1),
 }
 
 
@@ -182,9 +185,12 @@ def test_strategies(name):
         noise = jax.random.normal(key, phi.shape)
         return jnp.sum(jnp.cosh(phi - theta + 0.1 * noise))
 
+    def upper_loss(theta, phi):
+        return jnp.sum(jnp.sin(phi) * theta), phi
+
     def upper(theta, phi, key):
-        phi_n, descent = strategy(lower_loss, theta, phi, key)
-        return jnp.sum(jnp.sin(phi_n) * theta), descent
+        (value, aux), lower = strategy(upper_loss, lower_loss, theta, phi, key)
+        return value, (aux, lower)
 
     check_contract(jax.value_and_grad(upper, has_aux=True), V, -0.5 * V, KEYS)
 

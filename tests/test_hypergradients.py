@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jbism.hypergradients import FirstOrder, Unroll, descend
+from jbism.hypergradients import FirstOrder, ImplicitCG, Neumann, Unroll, descend
 from tests import oracles
 
 OPTIMIZERS = {
@@ -43,7 +43,7 @@ def test_unroll_derivative_against_finite_differences(x64, name, num_steps):
     @oracles.jit
     def derivatives(theta):
         def phi_n(theta):
-            return strategy(lower_loss, theta, phi, KEY)[0]
+            return strategy.lower(lower_loss, theta, phi, KEY)[0]
 
         value, tangent = jax.jvp(phi_n, (theta,), (direction,))
         return value, tangent, jax.vjp(phi_n, theta)[1](cotangent)[0]
@@ -58,41 +58,48 @@ def test_unroll_derivative_against_finite_differences(x64, name, num_steps):
     assert oracles.tree_dot(tangent, tangent) > 1e-12
 
 
+def upper_loss(theta, phi):
+    return jnp.sum(jnp.sin(phi["a"]) * theta[:2]) + jnp.sum(phi["b"] ** 2), phi
+
+
+def total(strategy, theta, phi, lower_loss=lower_loss, **options):
+    (value, _), _ = strategy(upper_loss, lower_loss, theta, phi, KEY, **options)
+    return value
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("num_steps", [0, 3])
 def test_strategies_share_their_primal_value(x64, name, num_steps):
     theta, phi = start()
     optimizer = OPTIMIZERS[name]
+    virtual = {"virtual_steps": num_steps, "optimizer": optimizer}
     strategies = (
-        FirstOrder(num_steps, optimizer),
         Unroll(num_steps, optimizer),
         Unroll(num_steps, optimizer, remat=True),
         Unroll(num_steps, optimizer, unroll=True),
+        Unroll(num_steps, optimizer, truncate=num_steps // 2),
+        FirstOrder(num_steps, optimizer),
+        ImplicitCG(2, **virtual),
+        Neumann(2, 0.1, **virtual),
     )
 
     @oracles.jit
     def reach(theta, phi):
-        steps = {"num_steps": num_steps, "optimizer": optimizer}
-        committed, _, descent = descend(lower_loss, theta, phi, KEY, **steps)
-        return (committed, descent), [s(lower_loss, theta, phi, KEY) for s in strategies]
+        return [s(upper_loss, lower_loss, theta, phi, KEY) for s in strategies]
 
-    expected, found = reach(theta, phi)
-    for one in found:
-        oracles.assert_trees_close(one, expected, rtol=1e-12)
-
-
-def upper_loss(strategy, theta, phi):
-    phi_n, _ = strategy(lower_loss, theta, phi, KEY)
-    return jnp.sum(jnp.sin(phi_n["a"]) * theta[:2]) + jnp.sum(phi_n["b"] ** 2)
+    for (value, aux), lower in (found := reach(theta, phi)):
+        oracles.assert_trees_close(lower[:2], found[0][1][:2], rtol=1e-12)
+        oracles.assert_trees_close((value, aux), upper_loss(theta, lower.phi), rtol=1e-12)
+    assert found[0][1].descent.losses.shape == (num_steps,)
 
 
 @pytest.mark.parametrize("num_steps", [0, 3])
 def test_first_order_sees_only_the_direct_term(x64, num_steps):
     theta, phi = start()
     strategy = FirstOrder(num_steps, optax.sgd(0.3))
-    phi_n, _ = strategy(lower_loss, theta, phi, KEY)
+    phi_n = strategy(upper_loss, lower_loss, theta, phi, KEY)[1].phi
     direct = jnp.concatenate([jnp.sin(phi_n["a"]), jnp.zeros(1)])
-    grads = jax.grad(functools.partial(upper_loss, strategy), argnums=(0, 1))(theta, phi)
+    grads = jax.grad(functools.partial(total, strategy), argnums=(0, 1))(theta, phi)
     oracles.assert_close(grads[0], direct, rtol=1e-14)
     assert all(jnp.all(leaf == 0.0) for leaf in jax.tree.leaves(grads[1]))
 
@@ -100,12 +107,13 @@ def test_first_order_sees_only_the_direct_term(x64, num_steps):
 def test_no_steps_is_first_order(x64):
     theta, phi = start()
     values = [
-        jax.value_and_grad(functools.partial(upper_loss, strategy))(theta, phi)
+        jax.value_and_grad(functools.partial(total, strategy))(theta, phi)
         for strategy in (Unroll(0, optax.sgd(0.3)), FirstOrder())
     ]
     oracles.assert_trees_close(values[0], values[1], rtol=0.0)
-    found, descent = FirstOrder()(lower_loss, theta, phi, KEY)
+    _, (found, descent, solve) = FirstOrder()(upper_loss, lower_loss, theta, phi, KEY)
     oracles.assert_trees_close(found, phi, rtol=0.0)
+    assert solve is None
     assert descent.losses.shape == descent.grad_norms.shape == (0,)
 
 
@@ -118,7 +126,7 @@ def test_unroll_holds_its_start_constant(x64):
 
     def through_start(scale):
         scaled_phi, scaled_state = jax.tree.map(lambda x: scale * (x + 1.0), (phi, state))
-        phi_n, _ = strategy(lower_loss, theta, scaled_phi, KEY, opt_state=scaled_state)
+        phi_n, _ = strategy.lower(lower_loss, theta, scaled_phi, KEY, opt_state=scaled_state)
         return oracles.tree_dot(phi_n, phi_n)
 
     assert jax.grad(through_start)(1.0) == 0.0
@@ -129,7 +137,7 @@ def test_remat_does_not_change_values_or_derivatives(x64, num_steps):
     theta, phi = start()
     optimizer = OPTIMIZERS["adam"]
     plain, remat = (
-        oracles.jit(jax.value_and_grad(functools.partial(upper_loss, strategy)))(theta, phi)
+        oracles.jit(jax.value_and_grad(functools.partial(total, strategy)))(theta, phi)
         for strategy in (Unroll(num_steps, optimizer), Unroll(num_steps, optimizer, remat=True))
     )
     oracles.assert_trees_close(remat, plain, rtol=1e-12)
@@ -147,7 +155,7 @@ def test_remat_saves_memory():
         strategy = Unroll(16, optax.sgd(1e-2), remat=remat)
 
         def loss(theta):
-            return jnp.sum(strategy(matrix_loss, theta, phi, KEY)[0] ** 2)
+            return jnp.sum(strategy.lower(matrix_loss, theta, phi, KEY)[0] ** 2)
 
         compiled = jax.jit(jax.grad(loss)).lower(1.0).compile()
         return compiled.memory_analysis().temp_size_in_bytes
@@ -159,12 +167,12 @@ def test_adam_needs_eps_root_where_a_gradient_is_exactly_zero(x64):
     def partly_flat(theta, phi, key):
         return 0.5 * (phi[0] - theta) ** 2 + theta * phi[1] ** 2
 
-    def total(eps_root, theta):
+    def reached(eps_root, theta):
         strategy = Unroll(3, optax.adam(0.1, eps_root=eps_root))
-        return jnp.sum(strategy(partly_flat, theta, jnp.zeros(2), KEY)[0])
+        return jnp.sum(strategy.lower(partly_flat, theta, jnp.zeros(2), KEY)[0])
 
-    assert jnp.isnan(jax.grad(total, argnums=1)(0.0, 0.7))
-    mended = functools.partial(total, 1e-8)
+    assert jnp.isnan(jax.grad(reached, argnums=1)(0.0, 0.7))
+    mended = functools.partial(reached, 1e-8)
     expected = oracles.directional_difference(mended, 0.7, 1.0)
     oracles.assert_close(jax.grad(mended)(0.7), expected, rtol=1e-6)
 
@@ -183,7 +191,7 @@ def test_unrolled_sgd_at_the_optimum_is_the_neumann_series(x64, num_steps):
 
     optimum = jnp.linalg.solve(hessian, mixed @ theta)
     strategy = Unroll(num_steps, optax.sgd(rate))
-    found = jax.jacrev(lambda theta: strategy(quadratic, theta, optimum, KEY)[0])(theta)
+    found = jax.jacrev(lambda theta: strategy.lower(quadratic, theta, optimum, KEY)[0])(theta)
     contraction = np.eye(4) - rate * np.asarray(hessian)
     series = sum(np.linalg.matrix_power(contraction, n) for n in range(num_steps))
     oracles.assert_close(found, series @ (rate * np.asarray(mixed)), rtol=1e-12, atol=1e-14)
@@ -224,7 +232,7 @@ def test_descend_continues_from_an_optimizer_state(x64, name):
     fresh = run(first[0], KEY, num_steps=3)
     assert oracles.tree_distance(fresh[0], whole[0]) > 1e-3
     strategy = Unroll(3, OPTIMIZERS[name])
-    virtual, _ = strategy(without_noise, theta, first[0], KEY, opt_state=first[1])
+    virtual, _ = strategy.lower(without_noise, theta, first[0], KEY, opt_state=first[1])
     oracles.assert_trees_close(virtual, whole[0], rtol=1e-12)
 
 
@@ -269,6 +277,8 @@ def _descend(num_steps=2, optimizer=OPTIMIZERS["adam"], opt_state=None):
         (lambda: Unroll(-1, optax.sgd(0.1)), ValueError, "num_steps must be"),
         (lambda: Unroll(True, optax.sgd(0.1)), TypeError, "num_steps must be"),
         (lambda: Unroll(3, 0.1), TypeError, "optimizer must be"),
+        (lambda: Unroll(3, optax.sgd(0.1), truncate=4), ValueError, "truncate must be at most"),
+        (lambda: Unroll(3, optax.sgd(0.1), truncate=-1), ValueError, "truncate must be"),
         (lambda: FirstOrder(-1), ValueError, "num_steps must be"),
         (lambda: FirstOrder(3), ValueError, "optimizer must be given"),
         (lambda: FirstOrder(3, 0.1), TypeError, "optimizer must be"),
@@ -284,7 +294,7 @@ def test_forward_mode_is_finite_where_the_lower_gradient_is_zero():
         return 0.5 * jnp.sum((phi - theta) ** 2)
 
     def solve(theta):
-        return Unroll(3, optax.sgd(0.5))(lower_loss, theta, jnp.ones(2), jax.random.key(0))
+        return Unroll(3, optax.sgd(0.5)).lower(lower_loss, theta, jnp.ones(2), jax.random.key(0))
 
     _, (phi_dot, descent_dot) = jax.jvp(solve, (jnp.ones(2),), (jnp.ones(2),))
     assert phi_dot.tolist() == [0.875, 0.875]

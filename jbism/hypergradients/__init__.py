@@ -1,5 +1,6 @@
 """The lower level: descend to φ⁰, and strategies for the derivative of F(θ, φ_N(θ))."""
 
+from jbism.hypergradients._bias import GradientBias, bias
 from jbism.hypergradients._descend import Descent, descend
 from jbism.hypergradients._first_order import FirstOrder
 from jbism.hypergradients._implicit_cg import ImplicitCG
@@ -10,10 +11,12 @@ from jbism.hypergradients._unroll import Unroll
 __all__ = [
     "Descent",
     "FirstOrder",
+    "GradientBias",
     "ImplicitCG",
     "LowerLevel",
     "Neumann",
     "Solve",
     "Unroll",
+    "bias",
     "descend",
 ]

@@ -24,8 +24,8 @@ class ImplicitCG:
     there biases it. Randomness of G is one key throughout the solve.
 
     A direction of curvature that is not positive ends the solve with what has been found before
-    it. Whether that, too many steps or numbers that are not finite have spoiled the gradient is
-    told by the `LowerLevel`'s ``solve``; nothing falls back unless ``on_failure`` says so.
+    it, nothing if it is the first; numbers that are not finite make the gradient so. The
+    `LowerLevel`'s ``solve`` tells; nothing falls back unless ``on_failure`` says so.
 
     Args:
       num_steps: the most steps of conjugate gradients, at least 1.
@@ -113,7 +113,7 @@ class ImplicitCG:
             x, r, p, squared, count, _ = state
             hp = damped(p)
             curvature = optax.tree.vdot(p, hp)
-            negative = ~(curvature > 0)
+            negative = curvature <= 0  # and not so if it is NaN, which then goes to x
             length = jnp.where(negative, 0.0, squared / curvature)
             x = optax.tree.add_scale(x, length, p)
             r = optax.tree.add_scale(r, -length, hp)

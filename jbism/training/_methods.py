@@ -51,7 +51,9 @@ def bism_step(
       unroll_lower: see `bilevel_step`.
 
     Returns:
-      A step as of `bilevel_step`, whose metrics also hold ``score_norm``.
+      A step as of `bilevel_step`, whose metrics also hold ``score_norm`` and, of an implicit
+      strategy, ``solve_residual``, ``solve_products`` and ``solve_failed`` (0 or 1) of the
+      `jbism.hypergradients.Solve`.
 
     Raises:
       ValueError: as `bilevel_step`.
@@ -92,7 +94,15 @@ def bism_step(
             hypergradient=hypergradient,
             opt_state=phi_opt_state if live else None,
         )
-        return loss, {"score_norm": aux.score_norm}
+        metrics = {"score_norm": aux.score_norm}
+        if aux.lower.solve is not None:
+            solve = aux.lower.solve
+            metrics |= {
+                "solve_residual": solve.residual,
+                "solve_products": solve.num_products.astype(solve.residual.dtype),
+                "solve_failed": solve.failed.astype(solve.residual.dtype),
+            }
+        return loss, metrics
 
     return bilevel_step(
         upper_loss=upper_loss,
