@@ -53,7 +53,11 @@ def implicit_gradient(
     _, product = jax.linearize(jax.grad(lambda phi: lower(constant, phi)), phi)
     x, report = solve(product, to_phi)
     if on_failure == "first_order":
-        x = jax.tree.map(lambda leaf: jnp.where(report.failed, 0.0, leaf), x)
+        spoiled, substitute = report.failed, 0.0
+    else:
+        # An overflow may leave x finite, and worthless.
+        spoiled, substitute = ~jnp.isfinite(report.residual), jnp.nan
+    x = jax.tree.map(lambda leaf: jnp.where(spoiled, substitute, leaf), x)
     indirect = jax.grad(lambda theta: jax.jvp(lambda phi: lower(theta, phi), (phi,), (x,))[1])(
         constant
     )

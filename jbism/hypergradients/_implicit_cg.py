@@ -113,7 +113,7 @@ class ImplicitCG:
             x, r, p, squared, count, _ = state
             hp = damped(p)
             curvature = optax.tree.vdot(p, hp)
-            negative = curvature <= 0  # and not so if it is NaN, which then goes to x
+            negative = curvature <= 0
             length = jnp.where(negative, 0.0, squared / curvature)
             x = optax.tree.add_scale(x, length, p)
             r = optax.tree.add_scale(r, -length, hp)
