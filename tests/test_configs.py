@@ -98,6 +98,28 @@ OPTIONS = [
     ("hypergradient.unroll.optimizer", "sgd", {}),
     ("hypergradient.unroll.sgd_rate", 0.5, {"hypergradient.unroll.optimizer": "sgd"}),
     ("hypergradient.unroll.remat", True, {}),
+    ("hypergradient.unroll.truncate", 2, {}),
+    ("hypergradient.name", "implicit_cg", {}),
+    *(
+        (f"hypergradient.implicit_cg.{key}", value, {"hypergradient.name": "implicit_cg"})
+        for key, value in {
+            "num_steps": 3,
+            "ridge": 0.1,
+            "tolerance": 0.1,
+            "num_samples": 2,
+            "on_failure": "first_order",
+        }.items()
+    ),
+    ("hypergradient.name", "neumann", {}),
+    *(
+        (f"hypergradient.neumann.{key}", value, {"hypergradient.name": "neumann"})
+        for key, value in {
+            "num_terms": 3,
+            "step_size": 0.1,
+            "num_samples": 2,
+            "on_failure": "first_order",
+        }.items()
+    ),
     ("theta_optimizer.name", "sgd", {}),
     ("theta_optimizer.adam.b1", 0.5, {}),
     ("theta_optimizer.adam.b2", 0.5, {}),
@@ -362,6 +384,18 @@ REFUSED = {
     "hypergradient.num_steps": (
         {"hypergradient.unroll.num_steps": -1},
         "config.hypergradient.unroll: num_steps must be an integer >= 0",
+    ),
+    "hypergradient.truncate": (
+        {"hypergradient.unroll.truncate": 6},
+        "config.hypergradient.unroll: truncate must be at most num_steps = 5, got 6",
+    ),
+    "hypergradient.implicit_cg": (
+        {"hypergradient.name": "implicit_cg", "hypergradient.implicit_cg.ridge": -1.0},
+        "config.hypergradient.implicit_cg: ridge must be a number >= 0",
+    ),
+    "hypergradient.neumann": (
+        {"hypergradient.name": "neumann", "hypergradient.neumann.step_size": 0.0},
+        "config.hypergradient.neumann: step_size must be a number > 0",
     ),
     "hypergradient.optimizer": (
         {"hypergradient.unroll.optimizer": "adam"},

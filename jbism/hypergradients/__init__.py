@@ -1,6 +1,6 @@
 """The lower level: descend to φ⁰, and strategies for the derivative of F(θ, φ_N(θ))."""
 
-from jbism.hypergradients._bias import GradientBias, bias
+from jbism.hypergradients._bias import GradientBias, bias, compare_gradients
 from jbism.hypergradients._descend import Descent, descend
 from jbism.hypergradients._first_order import FirstOrder
 from jbism.hypergradients._implicit_cg import ImplicitCG
@@ -18,5 +18,6 @@ __all__ = [
     "Solve",
     "Unroll",
     "bias",
+    "compare_gradients",
     "descend",
 ]

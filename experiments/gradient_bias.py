@@ -1,0 +1,252 @@
+"""Measures the bias of every hypergradient strategy, after Bao et al. (2020), Figure 1.
+
+A model of a config is trained for --warmup_steps. Then θ stays, the data and all noise are fixed,
+and each strategy's θ-gradient of the upper loss is compared with a reference, after K lower steps
+that bring φ⁰ towards φ*, and against N: the virtual steps of an unroll, the Hessian products of an
+implicit solve, the terms of a Neumann series. For a Gaussian RBM the reference is the gradient
+through the exact score; else a long solve at a φ* that a long descent found, which is an
+approximation itself: its residual is in the table.
+
+Writes to the work directory: config.json, cells/ (one each), table.json and bias.png. Run again,
+the same command does the cells that are missing, so the lists may grow; --overwrite starts over.
+"""
+
+import json
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from experiments import _grid, _main, gradient_bias_report, parts
+from experiments.builders import build
+from experiments.validation import ConfigError
+from jbism import estimators, hypergradients, losses, plotting
+from jbism.hypergradients import FirstOrder, ImplicitCG, Neumann, Unroll
+from jbism.training import fit, train_steps
+
+flags.adopt_module_key_flags(_main)
+flags.adopt_module_key_flags(_grid)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, such as experiments/configs/freyface_rbm.py."
+)
+_SETTINGS = (
+    flags.DEFINE_integer("warmup_steps", 500, "Training steps before θ is held.", lower_bound=0),
+    flags.DEFINE_integer("num_examples", 1_000, "Training examples used.", lower_bound=2),
+    flags.DEFINE_list("lower_steps", ["0", "5", "20", "100"], "K, steps from the start to φ⁰."),
+    flags.DEFINE_list("virtual_steps", ["1", "2", "5", "10", "20"], "N, see above."),
+    flags.DEFINE_float("lower_rate", 1e-2, "Adam's rate of the K steps and of Unroll's Adam."),
+    flags.DEFINE_float("sgd_rate", 1.0, "Step size of the unrolled SGD and the Neumann series."),
+    flags.DEFINE_float("ridge", 1e-3, "Ridge of conjugate gradients.", lower_bound=0.0),
+    flags.DEFINE_integer(
+        "reference_steps", 3_000, "Descent to φ* where it is not known.", lower_bound=1
+    ),
+)
+STRATEGIES = ("FirstOrder", "Unroll, Adam", "Unroll, SGD", "Neumann", "ImplicitCG")
+
+
+def main() -> None:
+    config = _settings()
+    grid = _grid.open_grid(
+        config, picture="bias.png", may_differ=("lower_steps", "virtual_steps", "data.dir")
+    )
+    problem = _Problem(config)
+    cells = []
+    counts = [(name, n) for name in STRATEGIES for n in config["virtual_steps"]]
+    counts = [(name, n) for name, n in counts if name != "FirstOrder" or n == counts[0][1]]
+    with tqdm(
+        total=len(config["lower_steps"]) * len(counts), disable=not _grid.PROGRESS.value
+    ) as bar:
+        for k in config["lower_steps"]:
+            phi = problem.start(k)
+            for name, n in counts:
+                bar.set_description(f"K = {k}, {name}, N = {n}")
+                label = name.lower().replace(", ", "_")
+                cell = partial(problem.measure, k, phi, name, n)
+                cells.append(grid.cell(f"k{k}_{label}_n{n}", cell))
+                bar.update()
+    table = {"reference_residual": problem.reference_residual, "rows": cells}
+    grid.write_table(table)
+    title = f"{config['model']['name']}, θ after {config['warmup_steps']:,} steps"
+    plotting.save(gradient_bias_report.draw(cells, title=title), grid.workdir / "bias.png")
+    print(gradient_bias_report.markdown(cells))
+    print(f"\nThe picture and the table are in {grid.workdir}")
+
+
+def _settings():
+    settings: dict[str, Any] = {flag.name: flag.value for flag in _SETTINGS}
+    for name, least in (("lower_steps", 0), ("virtual_steps", 1)):
+        try:
+            values = sorted({int(text) for text in settings[name]})
+        except ValueError:
+            raise ValueError(f"--{name} must be integers, got {settings[name]}") from None
+        if not values or values[0] < least:
+            raise ValueError(f"--{name} must be integers >= {least}, got {settings[name]}")
+        settings[name] = values
+    for name in ("lower_rate", "sgd_rate"):
+        if not settings[name] > 0:
+            raise ValueError(f"--{name} must be a number > 0, got {settings[name]}")
+    if _CONFIG.value.method.name != "bism":
+        raise ConfigError(f"config.method.name must be 'bism', got {_CONFIG.value.method.name!r}")
+    return settings | {"model": json.loads(_CONFIG.value.to_json())}
+
+
+class _Problem:
+    """A bi-level problem whose data and noise are fixed."""
+
+    def __init__(self, config):
+        self.config = config
+        self.experiment = build(_CONFIG.value)
+        self.theta, self.phi = self._warm_up()
+        key = jax.random.fold_in(self.experiment.key, config["warmup_steps"])
+        key_upper, self.key, key_order = jax.random.split(key, 3)
+        train = self.experiment.dataset.train
+        rows = jax.random.permutation(key_order, len(train))[: config["num_examples"]]
+        v = jnp.asarray(train[np.asarray(rows)])
+        model = _CONFIG.value
+        self.objective = parts.build_objective(model.objective)
+        divergence = parts.build_divergence(model.divergence)
+        self.parts: dict[str, Any] = {
+            "energy": self.experiment.energy.apply,
+            "posterior": self.experiment.posterior.apply,
+        }
+        key_corrupt, key_latent, self.key_objective = jax.random.split(key_upper, 3)
+        self.corrupted = self.objective.corrupt(key_corrupt, v)
+        self.latent_keys = jax.random.split(key_latent, len(v))
+        fixed = self.key
+
+        def lower_loss(theta, phi, key):  # noqa: ARG001  (the noise is fixed)
+            return losses.bism_lower_loss(
+                theta, phi, fixed, v, **self.parts, objective=self.objective, divergence=divergence
+            )
+
+        self.lower_loss = lower_loss
+        self.optimizer = optax.adam(config["lower_rate"], b2=0.95, eps_root=1e-8)
+        self.reference, self.phi_star, self.reference_residual = self._reference()
+
+    def _warm_up(self):
+        experiment, num_steps = self.experiment, self.config["warmup_steps"]
+        state = experiment.initial_state
+        if num_steps:
+            per_call = experiment.config.train.steps_per_call
+            state = fit(
+                state,
+                train_steps(experiment.step, experiment.dataset.train),
+                experiment.order,
+                num_steps=num_steps,
+                steps_per_call=per_call,
+                log_every=per_call,
+                progress=_grid.PROGRESS.value,
+            )
+        return state.theta, state.phi
+
+    def upper_loss(self, theta, phi):
+        """BiSM's upper loss with fixed noise."""
+        inputs = self.corrupted.inputs
+        energy, posterior = self.parts["energy"], self.parts["posterior"]
+        h = jax.vmap(lambda key, v: posterior(phi, v).sample(key))(self.latent_keys, inputs)
+
+        def scores(v):
+            one = partial(
+                estimators.variational_score, theta, phi, energy=energy, posterior=posterior
+            )
+            return jax.vmap(one)(v, h)
+
+        values, _ = self.objective(scores, self.key_objective, self.corrupted)
+        return jnp.mean(values), None
+
+    def _reference(self):
+        """The reference gradient, φ*, and the residual of the solve, None if there was none."""
+        theta = self.theta
+        if hasattr(self.experiment.energy, "free_energy"):
+
+            def marginal(theta):
+                free_energy = partial(self.experiment.energy.apply, theta, method="free_energy")
+                values, _ = self.objective(
+                    lambda v: -jax.vmap(jax.grad(free_energy))(v),
+                    self.key_objective,
+                    self.corrupted,
+                )
+                return jnp.mean(values)
+
+            exact = theta["params"]
+            logits = {"kernel": exact["weights"], "bias": exact["hidden_bias"]}
+            return jax.jit(jax.grad(marginal))(theta), {"params": {"logits": logits}}, None
+        phi = self.start(self.config["reference_steps"], decay=True)
+        strategy = ImplicitCG(200, self.config["ridge"], 1e-4)
+        gradient, lower = jax.jit(partial(self.gradient, strategy))(theta, phi)
+        return gradient, phi, float(lower.solve.residual)
+
+    def start(self, num_steps, *, decay=False):
+        """Returns φ⁰, so many lower steps after the end of the warm-up."""
+        rate = self.config["lower_rate"]
+        if decay:
+            rate = optax.cosine_decay_schedule(rate, num_steps)
+        descend = partial(
+            hypergradients.descend,
+            self.lower_loss,
+            num_steps=num_steps,
+            optimizer=optax.adam(rate, b2=0.95),
+        )
+        return jax.jit(lambda theta, phi: descend(theta, phi, self.key)[0])(self.theta, self.phi)
+
+    def gradient(self, strategy, theta, phi):
+        """Returns the strategy's θ-gradient, and what it did below."""
+
+        def loss(theta):
+            (value, _), lower = strategy(self.upper_loss, self.lower_loss, theta, phi, self.key)
+            return value, lower
+
+        return jax.grad(loss, has_aux=True)(theta)
+
+    def strategy(self, name, n):
+        """Returns the strategy of a name at N."""
+        rate = self.config["sgd_rate"]
+        return {
+            "FirstOrder": lambda: FirstOrder(),
+            "Unroll, Adam": lambda: Unroll(n, self.optimizer),
+            "Unroll, SGD": lambda: Unroll(n, optax.sgd(rate)),
+            "Neumann": lambda: Neumann(n, rate),
+            "ImplicitCG": lambda: ImplicitCG(n, self.config["ridge"], 0.0),
+        }[name]()
+
+    def measure(self, k, phi, name, n):
+        """Returns a row of the table."""
+        compute = jax.jit(partial(self.gradient, self.strategy(name, n)))
+        compiled = compute.lower(self.theta, phi).compile()
+        gradient, lower = jax.block_until_ready(compiled(self.theta, phi))
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(self.theta, phi))
+        seconds = time.perf_counter() - start
+        found = hypergradients.compare_gradients(gradient, self.reference)
+        distance = optax.tree.norm(jax.tree.map(jnp.subtract, phi, self.phi_star))
+        memory = compiled.memory_analysis()
+        return {
+            "lower_steps": k,
+            "strategy": name,
+            "virtual_steps": n,
+            "relative_error": _finite(found.relative_error),
+            "cosine": _finite(found.cosine),
+            "norm_ratio": _finite(found.norm / found.reference_norm),
+            "distance": float(distance / optax.tree.norm(self.phi_star)),
+            "residual": None if lower.solve is None else _finite(lower.solve.residual),
+            "failed": None if lower.solve is None else bool(lower.solve.failed),
+            "milliseconds": 1e3 * seconds,
+            "temp_mib": None if memory is None else memory.temp_size_in_bytes / 2**20,
+        }
+
+
+def _finite(x):
+    """JSON has no NaN: None where a gradient is not finite."""
+    return float(x) if np.isfinite(x) else None
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    _main.run(main)
