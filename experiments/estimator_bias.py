@@ -10,6 +10,7 @@ Writes to the work directory: config.json, table.json and bias.png. It takes sec
 """
 
 import json
+import math
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,8 @@ _PANELS = {"score": "score, VaES", "gradient": "θ-gradient, VaGES"}
 
 def main() -> None:
     config = {flag.name: flag.value for flag in _SETTINGS}
+    if not math.isfinite(config["scale"]):
+        raise ValueError(f"--scale must be a number > 0, got {config['scale']}")
     workdir = open_workdir(_WORKDIR.value, config, overwrite=_OVERWRITE.value)
     # The bias at the smallest divergences is below single precision.
     with jax.enable_x64(True):

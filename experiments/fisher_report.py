@@ -44,7 +44,14 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Formats the table, a line an estimate."""
     head = [
         ("score", "δ", "truth ± s.e.", "estimate", "95 % interval", "estimate / truth"),
-        ("critic's shortfall", "overfitting", "last rise", "steps", "KL of q, nats", "seconds"),
+        (
+            "shortfall / truth",
+            "overfitting / truth",
+            "last rise / truth",
+            "steps",
+            "KL of q",
+            "seconds",
+        ),
     ]
     lines = [[*head[0], *head[1]], ["---"] * 12]
     for r in rows:

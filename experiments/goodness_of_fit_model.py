@@ -41,6 +41,8 @@ def check_settings(config: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"--deltas must be finite numbers > 0, got {','.join(texts)!r}")
     if len(set(deltas)) != len(deltas):
         raise ValueError(f"--deltas must differ, got {','.join(texts)!r}")
+    if not math.isfinite(config["coupling"]):
+        raise ValueError(f"--coupling must be a number >= 0, got {config['coupling']}")
     least = 1 / (1 + config["num_bootstrap"])
     if not least <= config["alpha"] < 1:
         raise ValueError(

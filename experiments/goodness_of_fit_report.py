@@ -83,10 +83,17 @@ def markdown(table: Mapping[str, Any]) -> str:
         name = f"{first['delta']:g}" if i else f"0 (band {low:.3f} to {high:.3f})"
         rows.append([name, *(f"{test['rates'][i]['rate']:.3f}" for test in tests.values())])
     for power in ("0.5", "0.9"):
-        values = [test[f"delta_at_power_{power}"] for test in tests.values()]
-        cells = ["none" if value is None else f"{value:.4f}" for value in values]
-        rows.append([f"δ at power {power}", *cells])
+        rows.append([f"δ at power {power}", *(_crossing(t, power) for t in tests.values())])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _crossing(test, power):
+    value, rates = test[f"delta_at_power_{power}"], test["rates"][1:]
+    if value is not None:
+        return f"{value:.4f}"
+    if rates[0]["rate"] >= float(power):
+        return f"at most {rates[0]['delta']:g}"
+    return "not reached"
 
 
 def draw(table: Mapping[str, Any]) -> Figure:
@@ -128,7 +135,7 @@ def draw(table: Mapping[str, Any]) -> Figure:
     right.set_xticks(deltas, labels=[f"{delta:g}" for delta in deltas], rotation=30)
     right.minorticks_off()
     right.grid(alpha=0.3)
-    right.legend(frameon=False, title="score, kernel", loc="center right")
+    right.legend(frameon=False, title="score, kernel", loc="best")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Trains a model by bi-level score matching, then samples from it and evaluates it.
+"""Trains a model by the method of its config, then samples from it and evaluates it.
 
 Writes to the work directory: config.json, metrics.jsonl, tensorboard/, checkpoints/, curves.png,
 samples.png, samples.npz, reconstructions.png (images only) and evaluation.json. Run again, the

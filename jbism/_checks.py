@@ -50,6 +50,8 @@ def one_of(name: str, value: Any, choices: tuple) -> Any:
 
 def floating(name: str, x: Any) -> jax.Array:
     """Returns ``x`` as an array if its dtype is floating."""
+    if callable(x):
+        raise TypeError(f"{name} must be an array, got {x!r}")
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{name} must have a floating dtype, got {x.dtype}")
@@ -104,6 +106,16 @@ def option(name: str, value: Any, example: str) -> None:
     """Raises unless ``value`` is a callable that is no class, such as ``example``."""
     if isinstance(value, type) or not callable(value):
         raise TypeError(f"{name} must be an instance such as {example}, got {value!r}")
+
+
+def function(name: str, value: Any) -> None:
+    """Raises unless ``value`` is a function; a Flax module has one, its ``apply``."""
+    if hasattr(value, "apply"):
+        raise TypeError(
+            f"{name} must be a function, got the module {type(value).__name__}; pass its apply"
+        )
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {type(value).__name__}")
 
 
 def scalar(name: str, x: Any) -> jax.Array:

@@ -245,6 +245,8 @@ def test_files_of_a_run(finished):
         "ssm",
         "reconstruction_root_mean_squared_error",
         "reconstruction_summed_squared_error",
+        "vaes_bias",
+        "vaes_bias_bound",
     }
     assert "checkerboard_rbm after 500 steps, on the test set:\n" in done.stdout
     for name in figures:

@@ -221,9 +221,15 @@ def test_on_validation_hears_every_validation_and_the_last_step_is_one():
     oracles.assert_close(validation, result.validation_curve)
     assert int(result.num_steps) == 25  # worse each time, yet not stopped
     assert validation[0] == max(validation)
-    # Training does not depend on when it is validated.
-    once = oracles.jit(partial(fit, validate_every=25, **away))(KEY, v)
-    oracles.assert_close(once.validation_curve[-1], validation[-1], rtol=1e-4)
+
+
+def test_training_does_not_depend_on_when_it_is_validated():
+    """The optimizer's moments and schedule go on over validations."""
+    v = data(jax.random.key(9), 300)
+    adam = optax.adam(optax.cosine_decay_schedule(0.1, 25))
+    options = {"num_steps": 25, "optimizer": adam, "patience": None}
+    often, once = (oracles.jit(partial(fit, validate_every=n, **options))(KEY, v) for n in (2, 25))
+    oracles.assert_close(once.validation_curve[-1], often.validation_curve[-1], rtol=1e-4)
 
 
 def test_a_pure_function_of_the_key_under_every_transformation():

@@ -66,6 +66,9 @@ def test_p_values_with_and_without_a_perturbation():
     assert (perturbed <= 0.05).mean(0).min() > 0.8
 
 
+SETTINGS = {"deltas": ["0.1"], "alpha": 0.05, "num_bootstrap": 19, "coupling": 0.2}
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -74,13 +77,14 @@ def test_p_values_with_and_without_a_perturbation():
         ({"deltas": ["0.1", "0"]}, "--deltas must be finite numbers > 0"),
         ({"deltas": ["inf"]}, "--deltas must be finite numbers > 0"),
         ({"deltas": ["0.1", "0.10"]}, "--deltas must differ"),
+        ({"coupling": float("nan")}, "--coupling must be a number >= 0, got nan"),
         ({"alpha": 1.0}, "--alpha must be below 1"),
         ({"alpha": 0.04, "num_bootstrap": 19}, "--alpha must be below 1"),
     ],
 )
 def test_settings_errors(change, match):
     with pytest.raises(ValueError, match=match):
-        model.check_settings({"deltas": ["0.1"], "alpha": 0.05, "num_bootstrap": 19} | change)
+        model.check_settings(SETTINGS | change)
 
 
 # The report

@@ -125,6 +125,42 @@ def test_exact_on_a_linear_gaussian_model(x64, name):
     oracles.assert_trees_close(grad, expected_grad, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("function", ["vaes", "vages", "importance_loss"])
+def test_particles_of_examples_are_independent(x64, function):
+    """Equal examples have different estimates."""
+    model, theta = rbm()
+    phi, v = oracles.exact_phi_rbm(theta), jnp.ones((3, DIM_V))
+    options = {"energy": model.apply, "posterior": posteriors.Bernoulli(NUM_LATENTS).apply}
+    if function == "vaes":
+        values = vaes(theta, phi, KEY, v, num_particles=20, **options)
+    elif function == "vages":
+        linear = {"functional": jnp.sum, "num_particles": 20}
+        values = vages(theta, phi, KEY, v, **linear, **options)[1][0]
+    else:
+        proposal = distributions.Bernoulli(jnp.zeros(NUM_LATENTS))
+        rest = {"energy": model.apply, "proposal": proposal, "num_particles": 20}
+        values = importance_loss(theta, KEY, v, **rest, objective=SM())[1].losses[:, None]
+    assert len(np.unique(np.asarray(values), axis=0)) == 3
+
+
+def test_bounds_in_closed_form(x64):
+    """E = ½v² - wvh: a = z(-v + wh), ∂a/∂w and ∂b/∂w have the ranges |zw|, |z| and |v|."""
+    w, v, z, kl = (jnp.array(x) for x in (0.7, 1.3, -0.4, 0.06))
+
+    def energy(w, v, h):
+        return 0.5 * v**2 - w * v * h
+
+    latents = jnp.array([0.0, 1.0])
+    score_bound = vaes_bias_bound(w, v, kl, latents, energy=energy)
+    oracles.assert_close(score_bound, 0.7 * np.sqrt(0.03), rtol=1e-12)
+    bound = vages_bias_bound(w, v, z, kl, latents, energy=energy)
+    expected = 0.4 * np.sqrt(0.03) + (0.4 * 0.7) * 1.3 * np.sqrt(0.06)
+    oracles.assert_close(bound, expected, rtol=1e-12)
+    for function, rest in ((vaes_bias_bound, ()), (vages_bias_bound, (z,))):
+        with pytest.raises(ValueError, match="latents must have leaves of one length"):
+            function(w, v, *rest, kl, {}, energy=energy)
+
+
 @dataclasses.dataclass(frozen=True)
 class FixedNoise:
     """An objective whose corruption does not depend on the caller's key."""
@@ -325,6 +361,33 @@ def test_statistics_of_particles(x64):
     oracles.assert_close(statistics.covariance_variance.mean(), covariances.var(), rtol=0.15)
 
 
+def test_the_variance_of_the_first_term_is_unbiased_and_of_the_sum(x64):
+    """Three particles, two examples, a linear functional: Var Σ_j mean_i a_ij in closed form."""
+    model, theta = rbm()
+    phi, v = oracles.exact_phi_rbm(theta), data(2)
+    z = jax.random.normal(jax.random.key(6), v.shape, v.dtype)
+
+    def estimate(key):
+        _, (_, statistics) = vages(
+            theta,
+            phi,
+            key,
+            v,
+            functional=lambda s: jnp.sum(z * s),
+            energy=model.apply,
+            posterior=posteriors.Bernoulli(NUM_LATENTS).apply,
+            num_particles=3,
+        )
+        return statistics.score_variance
+
+    w = theta["params"]["weights"]
+    mean = jax.nn.sigmoid(theta["params"]["hidden_bias"][None] + v @ w)
+    # a = z·W h + const, with the h_j independent.
+    expected = jnp.sum((z @ w) ** 2 * mean * (1.0 - mean)) / 3.0
+    draws = oracles.jit(jax.vmap(estimate))(jax.random.split(KEY, 20_000))
+    oracles.assert_mean(draws, expected)
+
+
 def test_values_and_other_derivatives(x64):
     """The value is J at the estimated scores; φ and v have no derivative."""
     model, theta = rbm()
@@ -380,6 +443,20 @@ def test_refinement_approaches_the_posterior(x64):
     assert aux.particles.score_variance > 0
 
 
+def test_refinement_noise(x64):
+    """Of scale ς, √α if not given, and another for each leaf."""
+
+    def flat(theta, v, h):
+        return jnp.zeros(())
+
+    h = {"a": jnp.zeros((2_000, 2)), "b": jnp.zeros((2_000, 2))}
+    for given, scale in ((None, 0.3), (0.7, 0.7)):
+        refine = posteriors.LangevinRefinement(1, 0.09, given)
+        moved = refine(None, KEY, jnp.zeros(2), h, energy=flat)
+        assert float(moved["a"].std()) == pytest.approx(scale, rel=0.05)
+        assert abs(np.corrcoef(moved["a"].ravel(), moved["b"].ravel())[0, 1]) < 0.1
+
+
 def test_refinement_steps_are_those_of_the_energy(x64):
     """Without noise: n gradient steps; twelve are a loop, two are written out."""
 
@@ -407,6 +484,20 @@ def test_importance_free_energy_tends_to_the_free_energy(x64):
     exact = enumerated(model, NUM_LATENTS)(theta, v)
     oracles.assert_mean(jnp.exp(exact - values), 1.0)  # exp(-F̂) is unbiased
     assert values.mean() > exact + 0.01  # and F̂ itself is not
+
+
+def test_a_relaxed_proposal_is_sampled_hard(x64):
+    """The energy is far above everywhere but on binary latents."""
+    proposal = distributions.RelaxedBernoulli(jnp.zeros(2), 1.0)
+    found = importance_free_energy(
+        None,
+        KEY,
+        data(1)[0],
+        energy=lambda theta, v, h: 1e3 * jnp.sum((h - jnp.round(h)) ** 2),
+        proposal=proposal,
+        num_particles=10,
+    )
+    oracles.assert_close(found, -np.log(4.0), rtol=1e-9)
 
 
 def test_importance_loss_tends_to_the_marginal_loss(x64):
@@ -502,6 +593,21 @@ class NoSamples:
         return jnp.zeros(())
 
 
+class NoDensity:
+    """Can be drawn from, and no more."""
+
+    def sample(self, key):
+        return jnp.zeros(NUM_LATENTS)
+
+
+class Elsewhere(type(DSM(0.1))):
+    """An objective that differentiates the score by a finite difference."""
+
+    def __call__(self, score, key, corrupted):
+        difference = score(corrupted.inputs + 0.1) - score(corrupted.inputs)
+        return jnp.sum(difference**2, axis=1), difference
+
+
 def normal(phi, v):
     return distributions.Normal(jnp.zeros(NUM_LATENTS), jnp.zeros(NUM_LATENTS))
 
@@ -509,14 +615,31 @@ def normal(phi, v):
 BAD_INPUT = {
     "one_particle": ({"num_particles": 1}, ValueError, "num_particles must be an integer >= 2"),
     "half_particles": ({"num_particles": 2.5}, TypeError, "num_particles must be an integer"),
-    "sm": ({"objective": SM()}, ValueError, "objective SM needs ∇_v of the score"),
-    "ssm": ({"objective": SSM()}, ValueError, "objective SSM needs ∇_v of the score"),
+    "sm": ({"objective": SM()}, ValueError, "objective SM must take the score at"),
+    "ssm": ({"objective": SSM()}, ValueError, "objective SSM must take the score at"),
     "objective_class": ({"objective": DSM}, TypeError, "objective must be"),
     "no_samples": (
         {"posterior": lambda phi, v: NoSamples()},
         TypeError,
         r"posterior must return a distribution with a method sample\(\)",
     ),
+    "score_elsewhere": (
+        {"objective": Elsewhere(0.1)},
+        ValueError,
+        "objective Elsewhere must take the score at corrupted.inputs alone",
+    ),
+    "no_log_prob": (
+        {"posterior": lambda phi, v: NoDensity()},
+        TypeError,
+        r"posterior must return a distribution with a method log_prob\(\)",
+    ),
+    "posterior_module": (
+        {"posterior": posteriors.Bernoulli(NUM_LATENTS)},
+        TypeError,
+        "posterior must be a function, got the module Bernoulli; pass its apply",
+    ),
+    "no_energy": ({"energy": None}, TypeError, "energy must be a function, got NoneType"),
+    "text_for_bool": ({"independent": "no"}, TypeError, "independent must be bool"),
     "no_support": (
         {"posterior": normal, "num_particles": None},
         TypeError,

@@ -74,7 +74,8 @@ def get_config() -> ConfigDict:
                     "control_variate": False,
                     "independent": True,
                     "exact_posterior": False,  # particles of p(h|v) itself, where it is known
-                    "refinement": {"num_steps": 0, "step_size": 1e-2, "noise_scale": 1e-4},
+                    # Temperature 1 has noise_scale = √step_size; published 1e-4.
+                    "refinement": {"num_steps": 0, "step_size": 1e-2, "noise_scale": 0.1},
                 },
                 "marginal": {},
                 "importance": {"num_particles": 5},

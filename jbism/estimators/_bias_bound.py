@@ -102,6 +102,12 @@ def vages_bias_bound(
 
 
 def _check(latents):
+    leaves = jax.tree.leaves(latents)
+    if len({jnp.shape(leaf)[:1] for leaf in leaves}) != 1:
+        raise ValueError(
+            "latents must have leaves of one length, all the values of h, got shapes "
+            f"{[jnp.shape(leaf) for leaf in leaves]}"
+        )
     return jax.tree.map(lambda x: _checks.batched("latents", x), latents)
 
 

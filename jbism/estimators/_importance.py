@@ -28,7 +28,7 @@ def importance_free_energy(
       key: for the particles.
       v: one visible, [*event].
       energy: ``(theta, v, h) -> scalar``.
-      proposal: r, a distribution of h that does not depend on v.
+      proposal: r, a distribution of h that does not depend on v; a relaxed one is sampled hard.
       num_particles: L >= 1.
 
     Returns:
@@ -45,10 +45,14 @@ def importance_free_energy(
       >>> round(float(f), 4)  # ‖v‖² - log 2³
       -0.0794
     """
+    _checks.function("energy", energy)
+    _checks.instance("proposal", proposal, Distribution)
     _checks.integer("num_particles", num_particles, minimum=1)
 
+    sample = getattr(proposal, "sample_hard", proposal.sample)
+
     def log_weight(sample_key):
-        h = proposal.sample(sample_key)
+        h = sample(sample_key)
         return -_checks.scalar_energy(energy, theta, v, h) - proposal.log_prob(h)
 
     log_weights = jax.vmap(log_weight)(jax.random.split(key, num_particles))

@@ -28,6 +28,8 @@ class ParticleSource:
     minimum: int
 
     def __post_init__(self):
+        _checks.function("energy", self.energy)
+        _checks.function("posterior", self.posterior)
         if self.num_particles is not None:
             _checks.integer("num_particles", self.num_particles, minimum=self.minimum)
         if self.refinement is not None:
@@ -44,12 +46,12 @@ class ParticleSource:
     def distribution(self, phi: Params, v: Array) -> Distribution:
         """Returns q(h | v) of one v, checked to be one that the particles can come from."""
         q = self.posterior(phi, v)
-        needed = "sample" if self.num_particles is not None else "support"
-        if not callable(getattr(q, needed, None)):
-            raise TypeError(
-                f"posterior must return a distribution with a method {needed}() for num_particles "
-                f"= {self.num_particles}, got {type(q).__name__}"
-            )
+        for needed in ("sample" if self.num_particles is not None else "support", "log_prob"):
+            if not callable(getattr(q, needed, None)):
+                raise TypeError(
+                    f"posterior must return a distribution with a method {needed}() for "
+                    f"num_particles = {self.num_particles}, got {type(q).__name__}"
+                )
         if self.refinement is not None and getattr(q, "discrete", False):
             raise ValueError(
                 "refinement needs continuous latents, but posterior returned the discrete "

@@ -30,7 +30,8 @@ def vaes(
     divergence of q from the posterior (`vaes_bias_bound`).
 
     A value, not a differentiable function: the derivative of ŝ would lack how p(h | v) moves, so
-    asking for one raises. `vages` estimates the derivative in θ.
+    asking for one raises. `vages` estimates the derivative in θ. Within a function that is being
+    differentiated, pass its arguments through `jax.lax.stop_gradient`.
 
     Args:
       theta: parameters of the energy.
@@ -85,6 +86,7 @@ def vaes(
 
 def check_control_variate(control_variate: bool, refinement: Refinement | None) -> None:
     """Raises if particles that q did not draw are to have q's control variate."""
+    _checks.instance("control_variate", control_variate, bool)
     if control_variate and refinement is not None:
         raise ValueError(
             "control_variate must be False with refinement: ∇_v log q(h|v) has expectation zero "
@@ -124,5 +126,5 @@ def _refuse_derivative(scores):
 def _refuse_derivative_jvp(primals, tangents):  # noqa: ARG001
     raise ValueError(
         "vaes must not be differentiated: the derivative of the estimate is none of the score; "
-        "use vages for θ, or stop_gradient"
+        "use vages for θ, or stop_gradient on its arguments"
     )

@@ -22,7 +22,9 @@ class ParticleStatistics(NamedTuple):
     θ-gradients make up the estimate.
     """
 
-    effective_sample_size: Array | None  # mean over the batch of L (Σ w r)² / Σ w r², in [1, L]
+    effective_sample_size: (
+        Array | None
+    )  # batch mean of L (Σ w r)² / Σ w r²; L of all latents if enumerated
     posterior_divergence: Array | None  # mean of log Σ w r - Σ w log r; tends to KL(q‖p) in L
     score_variance: Array  # Var[Σ_j mean_i a_ij], a = z·∇_v(-E), z the functional's derivative
     # Var[Σ_j cov_i(a_ij, b_ij)], b = -E, to first order in 1/L; None for L = 2, too few to tell
@@ -56,7 +58,8 @@ def vages(
     With q the true posterior it is unbiased if J is at most quadratic, as those of DSM, MDSM and
     KSD are; with one set for both it is biased (``independent=False``, at half the particles).
 
-    Derivatives in phi and v are zero. J must depend on θ through the scores alone.
+    Derivatives in phi and v are zero, and second derivatives in θ are none of J's. J must depend on
+    θ through the scores alone.
 
     Args:
       theta: parameters of the energy.
@@ -92,6 +95,8 @@ def vages(
       (22.5, 15.0)
     """
     v = jax.lax.stop_gradient(_checks.examples("v", v))
+    _checks.function("functional", functional)
+    _checks.instance("independent", independent, bool)
     source = ParticleSource(
         energy=energy,
         posterior=posterior,

@@ -46,7 +46,7 @@ def bism_lower_loss(
       v: data, [batch, *event].
       energy: ``(theta, v, h) -> scalar`` of one example.
       posterior: ``(phi, v) -> Distribution`` of one example.
-      objective: `SM`, `SSM`, `DSM` or `MDSM`; decides where q is fitted.
+      objective: `SM`, `SSM`, `DSM`, `MDSM` or `KSD`; decides where q is fitted.
       divergence: one of `jbism.divergences`.
 
     Returns:
@@ -68,6 +68,8 @@ def bism_lower_loss(
       0.25
     """
     v = _checks.examples("v", v)
+    _checks.function("energy", energy)
+    _checks.function("posterior", posterior)
     _checks.option("objective", objective, "DSM(sigma=0.05)")
     _checks.option("divergence", divergence, "KL()")
     key_corrupt, key_divergence = jax.random.split(key)
@@ -108,7 +110,7 @@ def bism_loss(
       v: data, [batch, *event].
       energy: ``(theta, v, h) -> scalar`` of one example.
       posterior: ``(phi, v) -> Distribution`` of one example, reparameterised.
-      objective: upper level F: `SM`, `SSM`, `DSM` or `MDSM`.
+      objective: upper level F: `SM`, `SSM`, `DSM`, `MDSM` or `KSD`.
       divergence: lower level G: one of `jbism.divergences`.
       hypergradient: one of `jbism.hypergradients`, such as ``Unroll(5, optimizer)``.
       opt_state: state in which the virtual steps' optimizer starts, the live one where it is the
@@ -136,6 +138,8 @@ def bism_loss(
       ((), (2, 4), (5,))
     """
     v = _checks.examples("v", v)
+    _checks.function("energy", energy)
+    _checks.function("posterior", posterior)
     _checks.option("objective", objective, "DSM(sigma=0.05)")
     _checks.option("divergence", divergence, "KL()")
     _checks.option("hypergradient", hypergradient, "FirstOrder()")

@@ -51,6 +51,8 @@ def marginal_loss(
       0.0
     """
 
+    _checks.function("free_energy", free_energy)
+
     def score(theta, example_key, v):  # noqa: ARG001
         return -jax.grad(lambda v: _checks.scalar("free_energy(theta, v)", free_energy(theta, v)))(
             v

@@ -1,11 +1,9 @@
 """Score-based objectives through the variational estimates of the score and of its gradient."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
 from jbism import _checks
 from jbism.estimators import ParticleStatistics, vages
@@ -49,8 +47,10 @@ def vages_loss(
       key: for the corruption, the particles and the objective.
       v: data, [batch, *event].
       energy: ``(theta, v, h) -> scalar`` of one example.
-      posterior: ``(phi, v) -> Distribution`` of one example; its samples need no derivatives.
-      objective: `DSM`, `MDSM`, `KSD` or another that takes no derivative of the score.
+      posterior: ``(phi, v) -> Distribution`` of one example; its samples need no derivatives. The
+        energy's own posterior may stand here, see `jbism.estimators.vaes`; then pass theta for phi.
+      objective: `DSM`, `MDSM`, `KSD` or another that takes the score at ``corrupted.inputs`` alone
+        and no derivative of it.
       num_particles: L >= 2 in each of the two sets; None for exact expectations under q, over the
         ``support()`` of its distribution.
       control_variate: less variance in the scores, see `jbism.estimators.vaes`.
@@ -61,8 +61,8 @@ def vages_loss(
       The scalar loss and a `VagesAux`.
 
     Raises:
-      ValueError: if the objective differentiates the score (SM, SSM), num_particles < 2, v is not
-        [batch, *event], or shapes of energy and posterior do not fit.
+      ValueError: if the objective differentiates the score (SM, SSM) or takes it elsewhere,
+        num_particles < 2, v is not [batch, *event], or shapes of energy and posterior do not fit.
       TypeError: if v is not floating, or an option is no instance.
 
     Example:
@@ -83,7 +83,16 @@ def vages_loss(
     corrupted = jax.lax.stop_gradient(objective.corrupt(key_corrupt, v))
 
     def values(scores):
-        known = partial(_at_known_points, type(objective).__name__, scores)
+        def known(v):
+            # A derivative in v would bring a tracer of its own.
+            if v is not corrupted.inputs:
+                raise ValueError(
+                    f"objective {type(objective).__name__} must take the score at corrupted.inputs "
+                    "alone, for VaGES estimates neither ∇_v of the score nor scores elsewhere; "
+                    "use DSM, MDSM or KSD, or bism_loss"
+                )
+            return scores
+
         return objective(known, key_objective, corrupted)[0]
 
     loss, (scores, particles) = vages(
@@ -100,23 +109,3 @@ def vages_loss(
         refinement=refinement,
     )
     return loss, VagesAux(values(scores), mean_norm(scores), particles)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _at_known_points(objective_name, scores, v):  # noqa: ARG001
-    """A score function of which only the values at the points themselves are known."""
-    return scores
-
-
-def _at_known_points_jvp(objective_name, primals, tangents):
-    scores, _ = primals
-    scores_tangent, v_tangent = tangents
-    if not isinstance(v_tangent, SymbolicZero):
-        raise ValueError(
-            f"objective {objective_name} needs ∇_v of the score, which VaGES does not estimate; "
-            "use DSM, MDSM or KSD, or bism_loss"
-        )
-    return scores, scores_tangent
-
-
-_at_known_points.defjvp(_at_known_points_jvp, symbolic_zeros=True)

@@ -66,9 +66,9 @@ def fisher_divergence(
     replacement; of its states at the validations, the best on the second part is kept; the third
     gives the value. So the value is unbiased for the critic that it has, and in expectation
     a *lower bound* of F whatever the critic: it falls short where the critic is too small, not
-    converged (validation_curve still rises) or overfitted (train_value above value). The interval
-    covers the noise of the test points alone, not this shortfall. With a stochastic score it all
-    holds of the score's expectation.
+    converged (validation_curve still rises) or overfitted (train_value above the interval). The
+    interval covers the noise of the test points alone, not this shortfall. With a stochastic score
+    it all holds of the score's expectation.
 
     A pure function, for use under jit and vmap too. There scores or objectives that are not finite
     cannot raise: training stops and the value is NaN.
@@ -94,7 +94,7 @@ def fisher_divergence(
       patience: stop after so many validations without improvement; None never stops early, as
         suits a decaying learning rate, where improvement comes late.
       on_validation: called as ``on_validation(step, train, validation)`` after each validation,
-        in no guaranteed order, by `jax.debug.callback`.
+        in no guaranteed order, by `jax.debug.callback`; under vmap until the last lane stops.
 
     Returns:
       A `FisherDivergence`, in 1 / units of v squared.
@@ -116,6 +116,8 @@ def fisher_divergence(
       True
     """
     v = _checks.examples("v", v)
+    _checks.function("score", score)
+    _checks.function("critic", critic)
     _checks.instance("optimizer", optimizer, optax.GradientTransformation)
     num_steps = _checks.integer("num_steps", num_steps, minimum=1)
     validate_every = _checks.integer("validate_every", validate_every, minimum=1)

@@ -133,6 +133,9 @@ def vages_step(
 ) -> Step:
     """Builds one step of learning by VaGES (Bao et al., 2021, Algorithm 1).
 
+    For a posterior that the energy knows itself, φ would have to be the current θ: use
+    `marginal_step` with ``vages_loss(theta, theta, key, v, ...)`` instead.
+
     Args:
       energy: see `jbism.losses.vages_loss`.
       posterior: see `jbism.losses.vages_loss`; reparameterised if the divergence samples it.
@@ -150,7 +153,8 @@ def vages_step(
 
     Returns:
       A step as of `bilevel_step`, whose metrics also hold ``score_norm`` and those of
-      `jbism.estimators.ParticleStatistics` that are not None.
+      `jbism.estimators.ParticleStatistics` that are known: what weighs particles against q is not
+      if they are refined.
 
     Raises:
       ValueError: as `bilevel_step`; when it is traced, as `jbism.losses.vages_loss`.
