@@ -2,10 +2,10 @@
 
 A model of a config is trained for --warmup_steps. Then θ stays, the data and all noise are fixed,
 and each strategy's θ-gradient of the upper loss is compared with a reference, after K lower steps
-that bring φ⁰ towards φ*, and against N: the virtual steps of an unroll, the Hessian products of an
-implicit solve, the terms of a Neumann series. For a Gaussian RBM the reference is the gradient
-through the exact score; else a long solve at a φ* that a long descent found, which is an
-approximation itself: its residual is in the table.
+that bring φ⁰ from its initialisation towards φ*, and against N: the virtual steps of an unroll, the
+Hessian products of an implicit solve, the terms of a Neumann series. For a Gaussian RBM the
+reference is the gradient through the exact score; else a long solve at a φ* that a long descent
+found, which is an approximation itself: its residual is in the table.
 
 Writes to the work directory: config.json, cells/ (one each), table.json and bias.png. Run again,
 the same command does the cells that are missing, so the lists may grow; --overwrite starts over.
@@ -39,10 +39,15 @@ _CONFIG = config_flags.DEFINE_config_file(
 _SETTINGS = (
     flags.DEFINE_integer("warmup_steps", 500, "Training steps before θ is held.", lower_bound=0),
     flags.DEFINE_integer("num_examples", 1_000, "Training examples used.", lower_bound=2),
-    flags.DEFINE_list("lower_steps", ["0", "5", "20", "100"], "K, steps from the start to φ⁰."),
+    flags.DEFINE_list("lower_steps", ["0", "20", "100", "500"], "K, steps from the start to φ⁰."),
     flags.DEFINE_list("virtual_steps", ["1", "2", "5", "10", "20"], "N, see above."),
     flags.DEFINE_float("lower_rate", 1e-2, "Adam's rate of the K steps and of Unroll's Adam."),
-    flags.DEFINE_float("sgd_rate", 1.0, "Step size of the unrolled SGD and the Neumann series."),
+    flags.DEFINE_float(
+        "sgd_rate",
+        None,
+        "Step size of the unrolled SGD and the Neumann series; by default the inverse of the "
+        "largest curvature at φ*.",
+    ),
     flags.DEFINE_float("ridge", 1e-3, "Ridge of conjugate gradients.", lower_bound=0.0),
     flags.DEFINE_integer(
         "reference_steps", 3_000, "Descent to φ* where it is not known.", lower_bound=1
@@ -71,7 +76,11 @@ def main() -> None:
                 cell = partial(problem.measure, k, phi, name, n)
                 cells.append(grid.cell(f"k{k}_{label}_n{n}", cell))
                 bar.update()
-    table = {"reference_residual": problem.reference_residual, "rows": cells}
+    table = {
+        "reference_residual": problem.reference_residual,
+        "sgd_rate": problem.sgd_rate,
+        "rows": cells,
+    }
     grid.write_table(table)
     title = f"{config['model']['name']}, θ after {config['warmup_steps']:,} steps"
     plotting.save(gradient_bias_report.draw(cells, title=title), grid.workdir / "bias.png")
@@ -90,7 +99,7 @@ def _settings():
             raise ValueError(f"--{name} must be integers >= {least}, got {settings[name]}")
         settings[name] = values
     for name in ("lower_rate", "sgd_rate"):
-        if not settings[name] > 0:
+        if settings[name] is not None and not settings[name] > 0:
             raise ValueError(f"--{name} must be a number > 0, got {settings[name]}")
     if _CONFIG.value.method.name != "bism":
         raise ConfigError(f"config.method.name must be 'bism', got {_CONFIG.value.method.name!r}")
@@ -103,7 +112,9 @@ class _Problem:
     def __init__(self, config):
         self.config = config
         self.experiment = build(_CONFIG.value)
-        self.theta, self.phi = self._warm_up()
+        # Training donates the buffers of the state.
+        self.initial_phi = jax.tree.map(jnp.copy, self.experiment.initial_state.phi)
+        self.theta = self._warm_up()
         key = jax.random.fold_in(self.experiment.key, config["warmup_steps"])
         key_upper, self.key, key_order = jax.random.split(key, 3)
         train = self.experiment.dataset.train
@@ -129,6 +140,7 @@ class _Problem:
         self.lower_loss = lower_loss
         self.optimizer = optax.adam(config["lower_rate"], b2=0.95, eps_root=1e-8)
         self.reference, self.phi_star, self.reference_residual = self._reference()
+        self.sgd_rate = config["sgd_rate"] or 1.0 / float(self._largest_curvature())
 
     def _warm_up(self):
         experiment, num_steps = self.experiment, self.config["warmup_steps"]
@@ -144,7 +156,7 @@ class _Problem:
                 log_every=per_call,
                 progress=_grid.PROGRESS.value,
             )
-        return state.theta, state.phi
+        return state.theta
 
     def upper_loss(self, theta, phi):
         """BiSM's upper loss with fixed noise."""
@@ -183,8 +195,24 @@ class _Problem:
         gradient, lower = jax.jit(partial(self.gradient, strategy))(theta, phi)
         return gradient, phi, float(lower.solve.residual)
 
+    def _largest_curvature(self):
+        """The largest eigenvalue of ∂²G/∂φ² at φ*, by power iteration."""
+
+        def iterate(theta, phi):
+            gradient = jax.grad(lambda phi: self.lower_loss(theta, phi, self.key))
+            _, product = jax.linearize(gradient, phi)
+
+            def step(x, _):
+                x = product(x)
+                norm = optax.tree.norm(x)
+                return optax.tree.scale(1.0 / norm, x), norm
+
+            return jax.lax.scan(step, optax.tree.ones_like(phi), length=50)[1][-1]
+
+        return jax.jit(iterate)(self.theta, self.phi_star)
+
     def start(self, num_steps, *, decay=False):
-        """Returns φ⁰, so many lower steps after the end of the warm-up."""
+        """Returns φ⁰, so many lower steps from the initial φ."""
         rate = self.config["lower_rate"]
         if decay:
             rate = optax.cosine_decay_schedule(rate, num_steps)
@@ -194,7 +222,9 @@ class _Problem:
             num_steps=num_steps,
             optimizer=optax.adam(rate, b2=0.95),
         )
-        return jax.jit(lambda theta, phi: descend(theta, phi, self.key)[0])(self.theta, self.phi)
+        return jax.jit(lambda theta, phi: descend(theta, phi, self.key)[0])(
+            self.theta, self.initial_phi
+        )
 
     def gradient(self, strategy, theta, phi):
         """Returns the strategy's θ-gradient, and what it did below."""
@@ -207,7 +237,7 @@ class _Problem:
 
     def strategy(self, name, n):
         """Returns the strategy of a name at N."""
-        rate = self.config["sgd_rate"]
+        rate = self.sgd_rate
         return {
             "FirstOrder": lambda: FirstOrder(),
             "Unroll, Adam": lambda: Unroll(n, self.optimizer),

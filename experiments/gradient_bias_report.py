@@ -69,6 +69,7 @@ def draw(cells: Sequence[Mapping[str, Any]], *, title: str) -> Figure:
     panels[-1].plot(list(distances), list(distances.values()), "o-", color="0.3")
     panels[-1].set(title="lower level", xlabel="K", ylabel="‖φ⁰ - φ*‖ / ‖φ*‖", yscale="log")
     panels[-1].set_xscale("symlog", linthresh=1)
+    panels[-1].set_xlim(left=-0.3)
     for axes in panels:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
