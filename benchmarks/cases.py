@@ -62,6 +62,16 @@ def all_cases() -> dict[str, Case]:
                     target_gflops=210.0 if n in targets else None,
                 )
             )
+    for num_products in (5, 15):
+        cases.append(
+            _rbm(
+                f"rbm560_dsm_mean_field_kl_cg{num_products}",
+                **frey,
+                objective=frey_dsm,
+                divergence=exact_kl,
+                num_products=num_products,
+            )
+        )
     vages_published = {2: 62.0, 10: 132.0}
     vages_targets = {2: 10.0, 10: 16.0}  # on the same core
     for num_particles, milliseconds in vages_published.items():
@@ -113,7 +123,7 @@ def _rbm(
     *,
     batch_size,
     steps_per_call,
-    published_ms,
+    published_ms=None,
     target_ms=None,
     target_gflops=None,
     **model,
@@ -130,22 +140,27 @@ def build_rbm(
     divergence: Any,
     n: int = 0,
     remat: bool = False,
+    num_products: int | None = None,
     num_particles: int | None = None,
     num_examples: int = 1_400,
 ) -> tuple[Callable, TrainState, jax.Array]:
     """Builds a step of a Gaussian RBM with K = 5, its state, and uniform data.
 
-    The step is one of VaGES if num_particles is given, else one of BiSM with N = n.
+    The step is one of VaGES if num_particles is given, else one of BiSM, by as many products of
+    conjugate gradients if num_products is given, else by an unroll of N = n.
     """
     energy, posterior = energies.GaussianRBM(num_hidden), posteriors.Bernoulli(num_hidden)
     data = jax.random.uniform(jax.random.key(0), (num_examples, dim))
     adam = _adam()
+    hypergradient: Any = hypergradients.Unroll(n, adam, remat=remat)
+    if num_products is not None:  # one of them for the residual
+        hypergradient = hypergradients.ImplicitCG(num_products - 1, tolerance=0.0)
     step = _step(
         energy,
         posterior,
         adam,
         num_particles=num_particles,
-        hypergradient=hypergradients.Unroll(n, adam, remat=remat),
+        hypergradient=hypergradient,
         objective=objective,
         divergence=divergence,
     )

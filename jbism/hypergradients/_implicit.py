@@ -66,12 +66,19 @@ def implicit_gradient(
     return (_with_gradient(value, theta, gradient), aux), report
 
 
-def summarize(product, b, x, *, num_products: Array, negative_curvature: Array) -> Solve:
-    """Returns the `Solve` of an approximate solution, at the price of one product more."""
+def summarize(
+    product, b, x, *, num_products: Array, negative_curvature: Array, may_diverge: bool
+) -> Solve:
+    """Returns the `Solve` of an approximate solution, at the price of one product more.
+
+    A residual above 1 is a failure where the method ``may_diverge``; that of conjugate gradients
+    may be there on the way, while the error falls.
+    """
     rest = optax.tree.norm(jax.tree.map(jnp.subtract, b, product(x)))
     scale = optax.tree.norm(b)
     residual = jnp.where(scale > 0, rest / scale, rest)
-    failed = negative_curvature | ~(residual <= 1.0)
+    sound = residual <= 1.0 if may_diverge else jnp.isfinite(residual)
+    failed = negative_curvature | ~sound
     return Solve(residual, num_products + 1, negative_curvature, failed)
 
 

@@ -130,4 +130,6 @@ class ImplicitCG:
             jnp.zeros((), bool),
         )
         x, *_, count, negative = jax.lax.while_loop(unfinished, step, start)
-        return x, summarize(damped, b, x, num_products=count, negative_curvature=negative)
+        return x, summarize(
+            damped, b, x, num_products=count, negative_curvature=negative, may_diverge=False
+        )

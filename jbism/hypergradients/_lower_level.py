@@ -13,7 +13,7 @@ class Solve(NamedTuple):
     num_products: Array  # integer scalar, products with ∂²G/∂φ²
     negative_curvature: Array  # boolean scalar, whether a direction p with pᵀ(∂²G/∂φ²+ridge)p <= 0
     # was met, where the equation is not that of a minimum
-    failed: Array  # boolean scalar: not finite, negative curvature, or a residual above 1
+    failed: Array  # boolean scalar: not finite, negative curvature, or a series that diverges
 
 
 class LowerLevel(NamedTuple):

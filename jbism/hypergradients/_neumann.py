@@ -100,4 +100,6 @@ class Neumann:
         x = optax.tree.scale(self.step_size, total)
         negative = optax.tree.vdot(x, product(x)) < 0
         count = jnp.asarray(self.num_terms)
-        return x, summarize(product, b, x, num_products=count, negative_curvature=negative)
+        return x, summarize(
+            product, b, x, num_products=count, negative_curvature=negative, may_diverge=True
+        )
