@@ -8,6 +8,10 @@ import jax
 from jax.extend import core
 
 
+class UnknownLengthError(ValueError):
+    """How often a loop turns is not known before it runs."""
+
+
 def matmul_flops(function: Callable, *args: Any) -> int:
     """Counts 2 × the multiply-adds of every matrix product and convolution a function needs.
 
@@ -66,7 +70,7 @@ def _count_equation(eqn, outputs):
         return max(_count(b, outputs)[0] for b in bodies), everything
     if name == "while":
         if any(_count(b, [True] * len(b.outvars))[0] for b in bodies):
-            raise ValueError("a while loop of unknown length holds matrix products")
+            raise UnknownLengthError("a while loop of unknown length holds matrix products")
         return 0, everything
     if len(bodies) == 1 and len(bodies[0].invars) == len(eqn.invars):
         return _count(bodies[0], outputs)
