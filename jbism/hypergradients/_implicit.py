@@ -7,12 +7,66 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jbism.hypergradients._lower_level import Solve
+from jbism import _checks
+from jbism.hypergradients._lower_level import LowerLevel, Solve
+from jbism.hypergradients._virtual import check_virtual_steps, constant_steps, virtual_keys
 from jbism.typing import Array, Key, LowerLoss, Params, UpperLoss
 
 ON_FAILURE = ("report", "first_order")
 
 Solver = Callable[[Callable[[Params], Params], Params], tuple[Params, Solve]]  # (product, b) -> x
+
+
+class Implicit:
+    """A strategy that solves for the hypergradient at φ_N; subclasses are dataclasses that say how.
+
+    They have the fields named here and a method ``_solve``, a `Solver`.
+    """
+
+    num_samples: int
+    on_failure: str
+    virtual_steps: int
+    optimizer: optax.GradientTransformation | None
+
+    def _check_options(self):
+        _checks.integer("num_samples", self.num_samples, minimum=1)
+        _checks.one_of("on_failure", self.on_failure, ON_FAILURE)
+        check_virtual_steps("virtual_steps", self.virtual_steps, self.optimizer)
+
+    def _solve(self, product: Any, b: Params) -> tuple[Params, Solve]:
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        upper_loss: UpperLoss,
+        lower_loss: LowerLoss,
+        theta: Params,
+        phi: Params,
+        key: Key,
+        *,
+        opt_state: optax.OptState | None = None,
+    ) -> tuple[tuple[Array, Any], LowerLevel]:
+        """Returns F(θ, φ_N), its aux, and the `LowerLevel` with its `Solve`."""
+        keys, key_solve = virtual_keys(key, self.virtual_steps)
+        phi, descent = constant_steps(
+            lower_loss,
+            theta,
+            phi,
+            keys,
+            optimizer=self.optimizer,
+            opt_state=opt_state,
+        )
+        result, solve = implicit_gradient(
+            upper_loss,
+            lower_loss,
+            theta,
+            phi,
+            key_solve,
+            solve=self._solve,
+            num_samples=self.num_samples,
+            on_failure=self.on_failure,
+        )
+        return result, LowerLevel(phi, descent, solve)
 
 
 def implicit_gradient(

@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import optax
 
 from jbism import _checks
-from jbism.hypergradients._implicit import ON_FAILURE, implicit_gradient, summarize
-from jbism.hypergradients._lower_level import LowerLevel, Solve
-from jbism.hypergradients._virtual import check_virtual_steps, constant_steps, virtual_keys
-from jbism.typing import Array, Key, LowerLoss, Params, UpperLoss
+from jbism.hypergradients._implicit import Implicit, summarize
+from jbism.hypergradients._lower_level import Solve
+from jbism.typing import Params
 
 
 @dataclass(frozen=True)
-class Neumann:
+class Neumann(Implicit):
     """The hypergradient of the optimum φ*(θ) with the inverse Hessian as a Neumann series.
 
     As `ImplicitCG`, with x = α Σ_{n<N} (I - α ∂²G/∂φ²)ⁿ ∂F/∂φ. At the lower optimum it equals
@@ -54,41 +53,7 @@ class Neumann:
     def __post_init__(self):
         _checks.integer("num_terms", self.num_terms, minimum=1)
         _checks.positive("step_size", self.step_size)
-        _checks.integer("num_samples", self.num_samples, minimum=1)
-        _checks.one_of("on_failure", self.on_failure, ON_FAILURE)
-        check_virtual_steps("virtual_steps", self.virtual_steps, self.optimizer)
-
-    def __call__(
-        self,
-        upper_loss: UpperLoss,
-        lower_loss: LowerLoss,
-        theta: Params,
-        phi: Params,
-        key: Key,
-        *,
-        opt_state: optax.OptState | None = None,
-    ) -> tuple[tuple[Array, Any], LowerLevel]:
-        """Returns F(θ, φ_N), its aux, and the `LowerLevel` with its `Solve`."""
-        keys, key_solve = virtual_keys(key, self.virtual_steps)
-        phi, descent = constant_steps(
-            lower_loss,
-            theta,
-            phi,
-            keys,
-            optimizer=self.optimizer,
-            opt_state=opt_state,
-        )
-        result, solve = implicit_gradient(
-            upper_loss,
-            lower_loss,
-            theta,
-            phi,
-            key_solve,
-            solve=self._solve,
-            num_samples=self.num_samples,
-            on_failure=self.on_failure,
-        )
-        return result, LowerLevel(phi, descent, solve)
+        self._check_options()
 
     def _solve(self, product: Any, b: Params) -> tuple[Params, Solve]:
         def step(carry, _):
