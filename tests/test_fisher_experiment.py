@@ -2,10 +2,6 @@
 
 import functools
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +11,8 @@ import pytest
 from experiments import fisher_model as model
 from experiments import fisher_report as report
 from tests import oracles
+from tests.processes import run_binary
 
-ROOT = pathlib.Path(__file__).parents[1]
 SETTINGS = {
     "dim": 3,
     "deltas": ["0", "0.5"],
@@ -188,15 +184,7 @@ def test_picture_shows_every_estimate():
 def run(workdir, **changes):
     flags = {"dim": 3, "num_points": 60, "batch_size": 10, "num_steps": 6, "validate_every": 4}
     flags |= {"posterior_steps": 3, "truth_points": 50, "workdir": workdir} | changes
-    line = [sys.executable, "-m", "experiments.fisher", "--noprogress"]
-    return subprocess.run(
-        line + [f"--{name}={value}" for name, value in flags.items()],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run_binary("fisher", flags, switches=["--noprogress"])
 
 
 def test_run_resume_and_errors(tmp_path):

@@ -1,10 +1,6 @@
 """The goodness-of-fit experiment: its model, its table, and the binary as a process."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +10,8 @@ import pytest
 from experiments import goodness_of_fit_model as model
 from experiments import goodness_of_fit_report as report
 from tests import oracles
+from tests.processes import run_binary
 
-ROOT = pathlib.Path(__file__).parents[1]
 SMALL = {
     "dim_v": 3,
     "num_hidden": 2,
@@ -138,15 +134,7 @@ def run(workdir, *changes):
     flags = {name: str(value) for name, value in SMALL.items()}
     flags |= {"repetitions": "12", "power_repetitions": "5", "posterior_steps": "3"}
     flags |= {"workdir": str(workdir)} | dict(changes)
-    line = [sys.executable, "-m", "experiments.goodness_of_fit", "--noprogress"]
-    return subprocess.run(
-        line + [f"--{name}={value}" for name, value in flags.items()],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run_binary("goodness_of_fit", flags, switches=["--noprogress"])
 
 
 def test_run_resume_and_errors(tmp_path):

@@ -1,14 +1,11 @@
 """The gradient-bias experiment as a process."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.processes import run_binary
+
 SMALL = {
     "config": "experiments/configs/checkerboard_rbm.py",
     "config.data.toy.num_train": 400,
@@ -26,15 +23,7 @@ SMALL = {
 
 def run(workdir, **changes):
     flags = SMALL | {"workdir": workdir} | {k.replace("__", "."): v for k, v in changes.items()}
-    line = [sys.executable, "-m", "experiments.gradient_bias", "--noprogress"]
-    return subprocess.run(
-        line + [f"--{name}={value}" for name, value in flags.items()],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run_binary("gradient_bias", flags, switches=["--noprogress"])
 
 
 def test_run_resume_and_errors(tmp_path):
