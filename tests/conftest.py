@@ -13,6 +13,11 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 )
 
+# jax writes cache entries in place: another process may read half of one, and then compiles.
+os.environ.setdefault(
+    "PYTHONWARNINGS", "ignore:Error reading persistent compilation cache entry:UserWarning"
+)
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 

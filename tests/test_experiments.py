@@ -8,24 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import evaluation, report, sampling
 from experiments.builders import build
 from tests.configs import DEEP, TINY, TINY_DEEP, make_config
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache_of_this_file(tmp_path_factory):
-    """Most tests here compile the same initialisations."""
-    former = jax.config.jax_persistent_cache_min_compile_time_secs
-    compilation_cache.reset_cache()
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    yield
-    compilation_cache.reset_cache()
-    jax.config.update("jax_compilation_cache_dir", None)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", former)
 
 
 @pytest.fixture(scope="module")
