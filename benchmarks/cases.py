@@ -153,8 +153,8 @@ def build_rbm(
     data = jax.random.uniform(jax.random.key(0), (num_examples, dim))
     adam = _adam()
     hypergradient: Any = hypergradients.Unroll(n, adam, remat=remat)
-    if num_products is not None:  # one of them for the residual
-        hypergradient = hypergradients.ImplicitCG(num_products - 1, tolerance=0.0)
+    if num_products is not None:
+        hypergradient = hypergradients.ImplicitCG(num_products, tolerance=0.0)
     step = _step(
         energy,
         posterior,

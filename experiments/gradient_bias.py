@@ -4,7 +4,7 @@ A model of a config is trained for --warmup_steps. Then θ stays, the data and a
 and each strategy's θ-gradient of the upper loss is compared with a reference, after K lower steps
 that bring φ⁰ from its initialisation towards φ*, and against N: the virtual steps of an unroll, the
 Hessian products of an implicit solve, the terms of a Neumann series. For a Gaussian RBM the
-reference is the gradient through the exact score; else a long solve at a φ* that a long descent
+reference is the gradient through the exact posterior; else a long solve at a φ* that a long descent
 found, which is an approximation itself: its residual is in the table.
 
 Writes to the work directory: config.json, cells/ (one each), table.json and bias.png. Run again,
@@ -27,7 +27,7 @@ from tqdm import tqdm
 from experiments import _grid, _main, gradient_bias_report, parts
 from experiments.builders import build
 from experiments.validation import ConfigError
-from jbism import estimators, hypergradients, losses, plotting
+from jbism import hypergradients, losses, plotting
 from jbism.hypergradients import FirstOrder, ImplicitCG, Neumann, Unroll
 from jbism.training import fit, train_steps
 
@@ -116,28 +116,26 @@ class _Problem:
         self.initial_phi = jax.tree.map(jnp.copy, self.experiment.initial_state.phi)
         self.theta = self._warm_up()
         key = jax.random.fold_in(self.experiment.key, config["warmup_steps"])
-        key_upper, self.key, key_order = jax.random.split(key, 3)
+        key, key_order = jax.random.split(key)
         train = self.experiment.dataset.train
         rows = jax.random.permutation(key_order, len(train))[: config["num_examples"]]
         v = jnp.asarray(train[np.asarray(rows)])
         model = _CONFIG.value
-        self.objective = parts.build_objective(model.objective)
-        divergence = parts.build_divergence(model.divergence)
-        self.parts: dict[str, Any] = {
+        score: dict[str, Any] = {
             "energy": self.experiment.energy.apply,
             "posterior": self.experiment.posterior.apply,
+            "objective": parts.build_objective(model.objective),
         }
-        key_corrupt, key_latent, self.key_objective = jax.random.split(key_upper, 3)
-        self.corrupted = self.objective.corrupt(key_corrupt, v)
-        self.latent_keys = jax.random.split(key_latent, len(v))
-        fixed = self.key
+        divergence = parts.build_divergence(model.divergence)
 
-        def lower_loss(theta, phi, key):  # noqa: ARG001  (the noise is fixed)
-            return losses.bism_lower_loss(
-                theta, phi, fixed, v, **self.parts, objective=self.objective, divergence=divergence
-            )
+        # All noise is fixed, and that of the levels the same.
+        def upper_loss(theta, phi, _):
+            return losses.bism_upper_loss(theta, phi, key, v, **score)
 
-        self.lower_loss = lower_loss
+        def lower_loss(theta, phi, _):
+            return losses.bism_lower_loss(theta, phi, key, v, **score, divergence=divergence)
+
+        self.upper_loss, self.lower_loss, self.key = upper_loss, lower_loss, key
         self.optimizer = optax.adam(config["lower_rate"], b2=0.95, eps_root=1e-8)
         self.reference, self.phi_star, self.reference_residual = self._reference()
         self.sgd_rate = config["sgd_rate"] or 1.0 / float(self._largest_curvature())
@@ -158,38 +156,18 @@ class _Problem:
             )
         return state.theta
 
-    def upper_loss(self, theta, phi):
-        """BiSM's upper loss with fixed noise."""
-        inputs = self.corrupted.inputs
-        energy, posterior = self.parts["energy"], self.parts["posterior"]
-        h = jax.vmap(lambda key, v: posterior(phi, v).sample(key))(self.latent_keys, inputs)
-
-        def scores(v):
-            one = partial(
-                estimators.variational_score, theta, phi, energy=energy, posterior=posterior
-            )
-            return jax.vmap(one)(v, h)
-
-        values, _ = self.objective(scores, self.key_objective, self.corrupted)
-        return jnp.mean(values), None
-
     def _reference(self):
         """The reference gradient, φ*, and the residual of the solve, None if there was none."""
         theta = self.theta
         if hasattr(self.experiment.energy, "free_energy"):
 
-            def marginal(theta):
-                free_energy = partial(self.experiment.energy.apply, theta, method="free_energy")
-                values, _ = self.objective(
-                    lambda v: -jax.vmap(jax.grad(free_energy))(v),
-                    self.key_objective,
-                    self.corrupted,
-                )
-                return jnp.mean(values)
+            def exact_phi(theta):
+                arrays = theta["params"]
+                logits = {"kernel": arrays["weights"], "bias": arrays["hidden_bias"]}
+                return {"params": {"logits": logits}}
 
-            exact = theta["params"]
-            logits = {"kernel": exact["weights"], "bias": exact["hidden_bias"]}
-            return jax.jit(jax.grad(marginal))(theta), {"params": {"logits": logits}}, None
+            exact = jax.grad(lambda theta: self.upper_loss(theta, exact_phi(theta), None)[0])
+            return jax.jit(exact)(theta), exact_phi(theta), None
         phi = self.start(self.config["reference_steps"], decay=True)
         strategy = ImplicitCG(200, self.config["ridge"], 1e-4)
         gradient, lower = jax.jit(partial(self.gradient, strategy))(theta, phi)
@@ -199,7 +177,7 @@ class _Problem:
         """The largest eigenvalue of ∂²G/∂φ² at φ*, by power iteration."""
 
         def iterate(theta, phi):
-            gradient = jax.grad(lambda phi: self.lower_loss(theta, phi, self.key))
+            gradient = jax.grad(lambda phi: self.lower_loss(theta, phi, None))
             _, product = jax.linearize(gradient, phi)
 
             def step(x, _):

@@ -76,9 +76,9 @@ class Posterior(Protocol):
 
 
 class UpperLoss(Protocol):
-    """An upper-level loss F(θ, φ)."""
+    """An upper-level loss F(θ, φ) whose remaining randomness is fixed by ``key``."""
 
-    def __call__(self, theta: Params, phi: Params, /) -> tuple[Array, Any]:
+    def __call__(self, theta: Params, phi: Params, key: Key, /) -> tuple[Array, Any]:
         """Returns the scalar loss and anything else that is worth keeping."""
         ...
 

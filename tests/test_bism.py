@@ -48,7 +48,9 @@ class ClosedForm:
 
     def __call__(self, upper_loss, lower_loss, theta, phi, key, *, opt_state=None):
         phi = self.solution(theta)
-        return upper_loss(theta, phi), LowerLevel(phi, Descent(jnp.zeros(0), jnp.zeros(0)), None)
+        return upper_loss(theta, phi, key), LowerLevel(
+            phi, Descent(jnp.zeros(0), jnp.zeros(0)), None
+        )
 
 
 def rbm():

@@ -185,7 +185,7 @@ def test_strategies(name):
         noise = jax.random.normal(key, phi.shape)
         return jnp.sum(jnp.cosh(phi - theta + 0.1 * noise))
 
-    def upper_loss(theta, phi):
+    def upper_loss(theta, phi, key):
         return jnp.sum(jnp.sin(phi) * theta), phi
 
     def upper(theta, phi, key):

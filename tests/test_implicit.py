@@ -29,7 +29,7 @@ class Quadratic:
     def lower_loss(self, theta, phi, key):
         return 0.5 * phi @ self.hessian @ phi - phi @ (self.mixed @ theta)
 
-    def upper_loss(self, theta, phi):
+    def upper_loss(self, theta, phi, key=None):
         value = jnp.sum(jnp.cosh(phi - self.target)) + jnp.sum(theta**2) * phi[0]
         return value, None
 
@@ -59,8 +59,8 @@ def test_cg_is_exact_at_the_optimum(problem):
     oracles.assert_close(found, jax.grad(problem.true_value)(problem.theta), rtol=1e-10)
     oracles.assert_gradient(problem.true_value, problem.theta, found, jax.random.key(1))
     assert lower.solve.residual < 1e-10
-    # A Krylov space of five dimensions holds the solution; the residual takes a product more.
-    assert lower.solve.num_products <= DIM_PHI + 3
+    # A Krylov space of five dimensions holds the solution, up to rounding.
+    assert lower.solve.num_products <= DIM_PHI + 2
     assert not lower.solve.negative_curvature
     assert not lower.solve.failed
 
@@ -73,7 +73,7 @@ def test_unrolled_sgd_is_the_neumann_series_at_the_optimum(problem, num_steps):
     oracles.assert_close(series, unrolled, rtol=1e-12, atol=1e-13)
     truncated, _ = problem.gradient(Unroll(12, optax.sgd(RATE), truncate=num_steps), phi)
     oracles.assert_close(truncated, series, rtol=1e-12, atol=1e-13)
-    assert lower.solve.num_products == num_steps + 1
+    assert lower.solve.num_products == num_steps
 
 
 def test_truncation_keeps_the_last_steps(problem):
@@ -160,7 +160,7 @@ def test_tolerance_and_steps_end_the_solve(problem):
     assert 1e-3 < loose.solve.residual <= 0.3
     assert tight.solve.residual <= 1e-3
     assert loose.solve.num_products < tight.solve.num_products
-    assert two.solve.num_products == 3
+    assert two.solve.num_products == 2
 
 
 def test_the_lower_loss_is_averaged_over_samples_in_the_solve(x64):
@@ -172,9 +172,9 @@ def test_the_lower_loss_is_averaged_over_samples_in_the_solve(x64):
     def slope(num_samples, key):
         strategy = ImplicitCG(5, 0.0, 1e-12, num_samples=num_samples)
         return jax.grad(
-            lambda theta: strategy(lambda theta, phi: (phi, None), lower_loss, theta, 0.0, key)[0][
-                0
-            ]
+            lambda theta: strategy(
+                lambda theta, phi, key: (phi, None), lower_loss, theta, 0.0, key
+            )[0][0]
         )(1.0)
 
     keys = jax.random.split(KEY, 200)
@@ -198,7 +198,7 @@ def test_failures_are_reported_and_fall_back_only_on_request(x64, strategy, lowe
 
     def run(strategy):
         def loss(theta):
-            upper_loss = lambda theta, phi: (jnp.sum(phi * jnp.array([1.0, 0.3])) + theta[0], None)  # noqa: E731
+            upper_loss = lambda theta, phi, key: (phi @ jnp.array([1.0, 0.3]) + theta[0], None)  # noqa: E731
             (value, _), lower = strategy(upper_loss, lower_loss, theta, phi, KEY)
             return value, lower.solve
 
@@ -239,7 +239,7 @@ def test_memory_does_not_grow_with_the_virtual_steps():
 
     def temporary_bytes(strategy):
         def loss(theta):
-            upper_loss = lambda theta, phi: (jnp.sum(phi**2), None)  # noqa: E731
+            upper_loss = lambda theta, phi, key: (jnp.sum(phi**2), None)  # noqa: E731
             return strategy(upper_loss, lower_loss, theta, jnp.zeros((64, 64)), KEY)[0][0]
 
         compiled = jax.jit(jax.grad(loss)).lower(1.0).compile()

@@ -36,8 +36,7 @@ def bias(
     Args:
       strategy: one of `jbism.hypergradients`.
       reference: another, such as ``ImplicitCG(num_steps=200, ridge=0.0, tolerance=1e-6)``.
-      upper_loss: F, ``(theta, phi) -> (scalar, aux)``; fix its randomness, or means of noise are
-        compared.
+      upper_loss: F, ``(theta, phi, key) -> (scalar, aux)``.
       lower_loss: G, ``(theta, phi, key) -> scalar``.
       theta: upper-level parameters.
       phi: φ⁰, where the strategy starts.
@@ -52,7 +51,7 @@ def bias(
       >>> import jax, jax.numpy as jnp, jbism
       >>> from jbism.hypergradients import FirstOrder, ImplicitCG
       >>> lower_loss = lambda theta, phi, key: 0.5 * jnp.sum((phi - theta) ** 2)
-      >>> upper_loss = lambda theta, phi: (jnp.sum(theta[:1]) + jnp.sum(phi), None)
+      >>> upper_loss = lambda theta, phi, key: (jnp.sum(theta[:1]) + jnp.sum(phi), None)
       >>> found = bias(FirstOrder(), ImplicitCG(ridge=0.0), upper_loss, lower_loss, jnp.ones(2),
       ...              jnp.ones(2), jax.random.key(0))
       >>> float(found.norm), round(float(found.error), 4)  # (1, 0), where (2, 1) would be right

@@ -29,7 +29,7 @@ class FirstOrder:
     Example:
       >>> import jax, jax.numpy as jnp
       >>> lower_loss = lambda theta, phi, key: 0.5 * jnp.sum((phi - theta) ** 2)
-      >>> upper_loss = lambda theta, phi: (jnp.sum(theta + phi), None)
+      >>> upper_loss = lambda theta, phi, key: (jnp.sum(theta + phi), None)
       >>> loss = lambda theta: FirstOrder()(
       ...     upper_loss, lower_loss, theta, jnp.zeros(2), jax.random.key(0))[0][0]
       >>> jax.grad(loss)(jnp.ones(2)).tolist()  # of θ alone
@@ -54,7 +54,7 @@ class FirstOrder:
         opt_state: optax.OptState | None = None,
     ) -> tuple[tuple[Array, Any], LowerLevel]:
         """Returns F(θ, φ_N) with φ_N a constant, its aux, and the `LowerLevel`."""
-        keys, _ = virtual_keys(key, self.num_steps)
+        keys, key_upper, _ = virtual_keys(key, self.num_steps)
         phi, descent = constant_steps(
             lower_loss,
             theta,
@@ -64,4 +64,4 @@ class FirstOrder:
             opt_state=opt_state,
             unroll=self.unroll,
         )
-        return upper_loss(theta, phi), LowerLevel(phi, descent, None)
+        return upper_loss(theta, phi, key_upper), LowerLevel(phi, descent, None)

@@ -47,7 +47,7 @@ class Implicit:
         opt_state: optax.OptState | None = None,
     ) -> tuple[tuple[Array, Any], LowerLevel]:
         """Returns F(θ, φ_N), its aux, and the `LowerLevel` with its `Solve`."""
-        keys, key_solve = virtual_keys(key, self.virtual_steps)
+        keys, key_upper, key_solve = virtual_keys(key, self.virtual_steps)
         phi, descent = constant_steps(
             lower_loss,
             theta,
@@ -61,9 +61,9 @@ class Implicit:
             lower_loss,
             theta,
             phi,
-            key_solve,
+            key_upper,
+            more_keys=jax.random.split(key_solve, self.num_samples - 1),
             solve=self._solve,
-            num_samples=self.num_samples,
             on_failure=self.on_failure,
         )
         return result, LowerLevel(phi, descent, solve)
@@ -76,64 +76,73 @@ def implicit_gradient(
     phi: Params,
     key: Key,
     *,
+    more_keys: Key,
     solve: Solver,
-    num_samples: int,
     on_failure: str,
 ) -> tuple[tuple[Array, Any], Solve]:
     """F(θ, φ) whose θ-gradient takes φ as the optimum φ*(θ) of the lower level.
 
-    dF/dθ = ∂F/∂θ - (∂²G/∂θ∂φ) x with (∂²G/∂φ²) x = ∂F/∂φ, all at φ, with one key for G.
+    dF/dθ = ∂F/∂θ - (∂²G/∂θ∂φ) x with (∂²G/∂φ²) x = ∂F/∂φ, all at φ.
 
     Args:
-      upper_loss: F, ``(theta, phi) -> (scalar, aux)``.
+      upper_loss: F, ``(theta, phi, key) -> (scalar, aux)``.
       lower_loss: G, ``(theta, phi, key) -> scalar``.
       theta: upper-level parameters.
       phi: where the lower level is taken to be at its optimum.
-      key: fixes the randomness of G in all products with its derivatives.
+      key: fixes the randomness of F and of G in all products with its derivatives: the equation's
+        two sides belong to the same noise.
+      more_keys: [n], keys that G is averaged over besides.
       solve: solves the linear equation.
-      num_samples: keys that G is averaged over.
       on_failure: ``"report"`` uses x whatever it is, ``"first_order"`` x = 0 where it failed.
     """
     constant, phi = jax.lax.stop_gradient((theta, phi))
-    keys = jax.random.split(key, num_samples)
 
     def lower(theta, phi):
-        return jnp.mean(jax.vmap(lambda key: lower_loss(theta, phi, key))(keys))
+        # Not mapped with the others: the compiler finds what F has in common with it.
+        total = lower_loss(theta, phi, key)
+        if len(more_keys):
+            total += jnp.sum(jax.vmap(lambda key: lower_loss(theta, phi, key))(more_keys))
+        return total / (1 + len(more_keys))
 
     (value, aux), (direct, to_phi) = jax.value_and_grad(upper_loss, argnums=(0, 1), has_aux=True)(
-        constant, phi
+        constant, phi, key
     )
     # One linearisation, whose products are forward over reverse.
     _, product = jax.linearize(jax.grad(lambda phi: lower(constant, phi)), phi)
     x, report = solve(product, to_phi)
+    indirect = jax.grad(lambda theta: jax.jvp(lambda phi: lower(theta, phi), (phi,), (x,))[1])(
+        constant
+    )
     if on_failure == "first_order":
         spoiled, substitute = report.failed, 0.0
     else:
         # An overflow may leave x finite, and worthless.
         spoiled, substitute = ~jnp.isfinite(report.residual), jnp.nan
-    x = jax.tree.map(lambda leaf: jnp.where(spoiled, substitute, leaf), x)
-    indirect = jax.grad(lambda theta: jax.jvp(lambda phi: lower(theta, phi), (phi,), (x,))[1])(
-        constant
+    gradient = jax.tree.map(
+        lambda direct, indirect: direct - jnp.where(spoiled, substitute, indirect), direct, indirect
     )
-    gradient = jax.tree.map(jnp.subtract, direct, indirect)
     value, aux, gradient = jax.lax.stop_gradient((value, aux, gradient))
     return (_with_gradient(value, theta, gradient), aux), report
 
 
 def summarize(
-    product, b, x, *, num_products: Array, negative_curvature: Array, may_diverge: bool
+    b: Params,
+    squared_rest: Array,
+    *,
+    num_products: Array,
+    negative_curvature: Array,
+    may_diverge: bool,
 ) -> Solve:
-    """Returns the `Solve` of an approximate solution, at the price of one product more.
+    """Returns the `Solve` of an approximate solution that leaves a rest of b of this squared norm.
 
     A residual above 1 is a failure where the method ``may_diverge``; that of conjugate gradients
     may be there on the way, while the error falls.
     """
-    rest = optax.tree.norm(jax.tree.map(jnp.subtract, b, product(x)))
-    scale = optax.tree.norm(b)
+    rest, scale = jnp.sqrt(squared_rest), optax.tree.norm(b)
     residual = jnp.where(scale > 0, rest / scale, rest)
     sound = residual <= 1.0 if may_diverge else jnp.isfinite(residual)
     failed = negative_curvature | ~sound
-    return Solve(residual, num_products + 1, negative_curvature, failed)
+    return Solve(residual, num_products, negative_curvature, failed)
 
 
 @jax.custom_jvp

@@ -43,7 +43,7 @@ class ImplicitCG(Implicit):
     Example:
       >>> import jax, jax.numpy as jnp
       >>> lower_loss = lambda theta, phi, key: jnp.sum((phi - 3.0 * theta) ** 2)
-      >>> upper_loss = lambda theta, phi: (jnp.sum(phi), None)
+      >>> upper_loss = lambda theta, phi, key: (jnp.sum(phi), None)
       >>> loss = lambda theta: ImplicitCG(ridge=0.0)(
       ...     upper_loss, lower_loss, theta, jnp.zeros(2), jax.random.key(0))[0][0]
       >>> jax.grad(loss)(jnp.ones(2)).tolist()  # of φ*(θ) = 3θ
@@ -94,7 +94,7 @@ class ImplicitCG(Implicit):
             jnp.zeros((), int),
             jnp.zeros((), bool),
         )
-        x, *_, count, negative = jax.lax.while_loop(unfinished, step, start)
+        x, *_, squared, count, negative = jax.lax.while_loop(unfinished, step, start)
         return x, summarize(
-            damped, b, x, num_products=count, negative_curvature=negative, may_diverge=False
+            b, squared, num_products=count, negative_curvature=negative, may_diverge=False
         )

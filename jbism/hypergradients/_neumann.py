@@ -36,7 +36,7 @@ class Neumann(Implicit):
     Example:
       >>> import jax, jax.numpy as jnp
       >>> lower_loss = lambda theta, phi, key: 0.5 * jnp.sum((phi - theta) ** 2)
-      >>> upper_loss = lambda theta, phi: (jnp.sum(phi), None)
+      >>> upper_loss = lambda theta, phi, key: (jnp.sum(phi), None)
       >>> loss = lambda theta: Neumann(num_terms=3, step_size=0.5)(
       ...     upper_loss, lower_loss, theta, jnp.zeros(2), jax.random.key(0))[0][0]
       >>> jax.grad(loss)(jnp.ones(2)).tolist()  # 1 - 0.5³
@@ -58,13 +58,18 @@ class Neumann(Implicit):
     def _solve(self, product: Any, b: Params) -> tuple[Params, Solve]:
         def step(carry, _):
             term, total = carry
-            term = optax.tree.add_scale(term, -self.step_size, product(term))
-            return (term, optax.tree.add(total, term)), None
+            total = optax.tree.add(total, term)
+            return (optax.tree.add_scale(term, -self.step_size, product(term)), total), None
 
-        (_, total), _ = jax.lax.scan(step, (b, b), length=self.num_terms - 1)
+        start = (b, optax.tree.zeros_like(b))
+        (rest, total), _ = jax.lax.scan(step, start, length=self.num_terms)
+        # The first term that is left out is what the sum leaves of b.
         x = optax.tree.scale(self.step_size, total)
-        negative = optax.tree.vdot(x, product(x)) < 0
-        count = jnp.asarray(self.num_terms)
+        negative = optax.tree.vdot(x, b) < optax.tree.vdot(x, rest)
         return x, summarize(
-            product, b, x, num_products=count, negative_curvature=negative, may_diverge=True
+            b,
+            optax.tree.vdot(rest, rest),
+            num_products=jnp.asarray(self.num_terms),
+            negative_curvature=negative,
+            may_diverge=True,
         )

@@ -47,7 +47,7 @@ class Unroll:
       >>> lower_loss = lambda theta, phi, key: 0.5 * jnp.sum((phi - theta) ** 2)
       >>> strategy = Unroll(3, optax.sgd(0.5))
       >>> loss = lambda theta: strategy(
-      ...     lambda theta, phi: (phi, None), lower_loss, theta, jnp.zeros(()),
+      ...     lambda theta, phi, key: (phi, None), lower_loss, theta, jnp.zeros(()),
       ...     jax.random.key(0))[0][0]
       >>> float(jax.grad(loss)(1.0))  # 1 - 0.5³
       0.875
@@ -81,7 +81,8 @@ class Unroll:
     ) -> tuple[tuple[Array, Any], LowerLevel]:
         """Returns F(θ, φ_N(θ)), its aux, and the `LowerLevel`; φ⁰ and opt_state are constants."""
         phi, descent = self.lower(lower_loss, theta, phi, key, opt_state=opt_state)
-        return upper_loss(theta, phi), LowerLevel(phi, descent, None)
+        _, key_upper, _ = virtual_keys(key, self.num_steps)
+        return upper_loss(theta, phi, key_upper), LowerLevel(phi, descent, None)
 
     def lower(
         self,
@@ -94,7 +95,7 @@ class Unroll:
     ) -> tuple[Params, Descent]:
         """Returns φ_N(θ), differentiable in θ, and the `Descent` that led to it."""
         kept = self.num_steps if self.truncate is None else self.truncate
-        keys, _ = virtual_keys(key, self.num_steps)
+        keys, _, _ = virtual_keys(key, self.num_steps)
         constant_keys, kept_keys = keys[: self.num_steps - kept], keys[self.num_steps - kept :]
         steps = partial(run_steps, lower_loss, optimizer=self.optimizer, remat=self.remat)
         unroll = self.num_steps <= _FEW if self.unroll is None else self.unroll

@@ -17,10 +17,10 @@ def check_virtual_steps(name: str, num_steps: int, optimizer: object) -> None:
         raise ValueError(f"optimizer must be given for {name} = {num_steps} > 0")
 
 
-def virtual_keys(key: Key, num_steps: int) -> tuple[Key, Key]:
-    """Returns the keys of N steps, the same for all strategies, and one for what follows."""
-    keys = jax.random.split(key, num_steps + 1)
-    return keys[:num_steps], keys[num_steps]
+def virtual_keys(key: Key, num_steps: int) -> tuple[Key, Key, Key]:
+    """Returns the keys of N steps, that of F, the same for all strategies, and one for the rest."""
+    keys = jax.random.split(key, num_steps + 2)
+    return keys[:num_steps], keys[num_steps], keys[num_steps + 1]
 
 
 def constant_steps(

@@ -1,6 +1,6 @@
 """Objectives: pure functions of scores, option classes that choose one, and composed losses."""
 
-from jbism.losses._bism import BismAux, bism_loss, bism_lower_loss
+from jbism.losses._bism import BismAux, bism_loss, bism_lower_loss, bism_upper_loss
 from jbism.losses._ksd import KSD
 from jbism.losses._marginal import MarginalAux, importance_loss, marginal_loss
 from jbism.losses._objectives import DSM, MDSM, SM, SSM, Corrupted, Objective
@@ -30,6 +30,7 @@ __all__ = [
     "VagesAux",
     "bism_loss",
     "bism_lower_loss",
+    "bism_upper_loss",
     "denoising_score_matching",
     "dsm",
     "importance_loss",

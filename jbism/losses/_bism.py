@@ -1,6 +1,6 @@
 """Bi-level score matching."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +83,73 @@ def bism_lower_loss(
     return jnp.mean(objective.lower_weight(corrupted) * values)
 
 
+def bism_upper_loss(
+    theta: Params,
+    phi: Params,
+    key: Key,
+    v: Array,
+    *,
+    energy: Energy,
+    posterior: Posterior,
+    objective: Objective,
+) -> tuple[Array, tuple[Array, Array]]:
+    """The upper level of bi-level score matching at a given φ.
+
+    F(θ, φ) = mean_i F(s_φ(ṽ_i, h_i)), h_i ~ q(h | stop_gradient(ṽ_i); φ), differentiable in both;
+    ṽ is that of `bism_lower_loss` at the same key. `bism_loss` puts the two together.
+
+    Args:
+      theta: parameters of the energy.
+      phi: parameters of the posterior.
+      key: for the corruption, the samples of q and the objective.
+      v: data, [batch, *event].
+      energy: ``(theta, v, h) -> scalar`` of one example.
+      posterior: ``(phi, v) -> Distribution`` of one example, reparameterised.
+      objective: `SM`, `SSM`, `DSM`, `MDSM` or `KSD`.
+
+    Returns:
+      The scalar loss, and the pair of its values [batch] and the mean norm of s_φ.
+
+    Raises:
+      ValueError: if v is not [batch, *event], shapes of energy and posterior do not fit, or the
+        distribution's samples carry no derivatives.
+      TypeError: if v is not floating, or the objective is no instance.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jbism
+      >>> posterior = lambda phi, v: jbism.distributions.Normal(phi + v, jnp.zeros(2))
+      >>> energy = lambda theta, v, h: 0.5 * jnp.sum(v**2) + 0.5 * jnp.sum((h - v) ** 2)
+      >>> loss, (losses, score_norm) = jbism.losses.bism_upper_loss(
+      ...     None, jnp.zeros(2), jax.random.key(0), jnp.ones((10, 2)),
+      ...     energy=energy, posterior=posterior, objective=jbism.losses.SM())
+      >>> round(float(loss), 4), losses.shape  # ½‖-v‖² - 2
+      (-1.0, (10,))
+    """
+    v = _checks.examples("v", v)
+    _checks.function("energy", energy)
+    _checks.function("posterior", posterior)
+    _checks.option("objective", objective, "DSM(sigma=0.05)")
+    key_corrupt, key_rest = jax.random.split(key)
+    key_latent, key_objective = jax.random.split(key_rest)
+    corrupted = objective.corrupt(key_corrupt, v)
+
+    def latent(example_key, v):
+        q = posterior(phi, v)
+        _checks.reparameterized(q, "bism_loss")
+        return q.sample(example_key)
+
+    latent_keys = jax.random.split(key_latent, v.shape[0])
+    h = jax.vmap(latent)(latent_keys, jax.lax.stop_gradient(corrupted.inputs))
+
+    def scores(v):
+        return jax.vmap(
+            lambda v, h: variational_score(theta, phi, v, h, energy=energy, posterior=posterior)
+        )(v, h)
+
+    losses, s = objective(scores, key_objective, corrupted)
+    return jnp.mean(losses), (losses, mean_norm(s))
+
+
 def bism_loss(
     theta: Params,
     phi: Params,
@@ -106,7 +173,7 @@ def bism_loss(
     Args:
       theta: parameters of the energy.
       phi: φ⁰, parameters of the posterior after the committed lower steps.
-      key: for the virtual steps, the corruption, the samples of q and the objective.
+      key: for the virtual steps, and for the corruption, the samples of q and the objective.
       v: data, [batch, *event].
       energy: ``(theta, v, h) -> scalar`` of one example.
       posterior: ``(phi, v) -> Distribution`` of one example, reparameterised.
@@ -137,46 +204,17 @@ def bism_loss(
       >>> loss.shape, grads["params"]["weights"].shape, aux.lower.descent.losses.shape
       ((), (2, 4), (5,))
     """
-    v = _checks.examples("v", v)
-    _checks.function("energy", energy)
-    _checks.function("posterior", posterior)
-    _checks.option("objective", objective, "DSM(sigma=0.05)")
     _checks.option("divergence", divergence, "KL()")
     _checks.option("hypergradient", hypergradient, "FirstOrder()")
-    key_lower, key_corrupt, key_latent, key_objective = jax.random.split(key, 4)
+    parts: dict[str, Any] = {"energy": energy, "posterior": posterior, "objective": objective}
 
-    def lower_loss(theta, phi, lower_key):
-        return bism_lower_loss(
-            theta,
-            phi,
-            lower_key,
-            v,
-            energy=energy,
-            posterior=posterior,
-            objective=objective,
-            divergence=divergence,
-        )
+    def lower_loss(theta, phi, key):
+        return bism_lower_loss(theta, phi, key, v, **parts, divergence=divergence)
 
-    corrupted = objective.corrupt(key_corrupt, v)
-    latent_keys = jax.random.split(key_latent, v.shape[0])
-
-    def upper_loss(theta, phi):
-        def latent(example_key, v):
-            q = posterior(phi, v)
-            _checks.reparameterized(q, "bism_loss")
-            return q.sample(example_key)
-
-        h = jax.vmap(latent)(latent_keys, jax.lax.stop_gradient(corrupted.inputs))
-
-        def scores(v):
-            return jax.vmap(
-                lambda v, h: variational_score(theta, phi, v, h, energy=energy, posterior=posterior)
-            )(v, h)
-
-        losses, s = objective(scores, key_objective, corrupted)
-        return jnp.mean(losses), (losses, mean_norm(s))
+    def upper_loss(theta, phi, key):
+        return bism_upper_loss(theta, phi, key, v, **parts)
 
     (loss, (losses, score_norm)), lower = hypergradient(
-        upper_loss, lower_loss, theta, phi, key_lower, opt_state=opt_state
+        upper_loss, lower_loss, theta, phi, key, opt_state=opt_state
     )
     return loss, BismAux(losses, score_norm, lower)
