@@ -10,7 +10,11 @@ import jax.numpy as jnp
 import optax
 
 from jbism import divergences, energies, hypergradients, losses, networks, posteriors
+from jbism.hypergradients import Unroll
 from jbism.training import TrainState, bism_step, create_state, vages_step
+from jbism.typing import Hypergradient
+
+ADAM = optax.adam(1e-3, b2=0.95, eps_root=1e-8)
 
 
 @dataclass(frozen=True)
@@ -33,18 +37,39 @@ def all_cases() -> dict[str, Case]:
     toy_dsm, frey_dsm = losses.DSM(sigma=0.05), losses.DSM(sigma=0.3)
     kl, exact_kl = divergences.KL(), divergences.MeanFieldKL()
     cases = [
-        _rbm("toy_dsm_kl_n0", **toy, objective=toy_dsm, divergence=kl, n=0, published_ms=3.2),
+        _rbm(
+            "toy_dsm_kl_n0",
+            **toy,
+            objective=toy_dsm,
+            divergence=kl,
+            hypergradient=Unroll(0, ADAM),
+            published_ms=3.2,
+        ),
         _rbm(
             "toy_dsm_kl_n5",
             **toy,
             objective=toy_dsm,
             divergence=kl,
-            n=5,
+            hypergradient=Unroll(5, ADAM),
             published_ms=7.5,
             target_ms=0.3,
         ),
-        _rbm("toy_dsm_kl_n10", **toy, objective=toy_dsm, divergence=kl, n=10, published_ms=11.1),
-        _rbm("toy_ssm_kl_n5", **toy, objective=losses.SSM(), divergence=kl, n=5, published_ms=7.4),
+        _rbm(
+            "toy_dsm_kl_n10",
+            **toy,
+            objective=toy_dsm,
+            divergence=kl,
+            hypergradient=Unroll(10, ADAM),
+            published_ms=11.1,
+        ),
+        _rbm(
+            "toy_ssm_kl_n5",
+            **toy,
+            objective=losses.SSM(),
+            divergence=kl,
+            hypergradient=Unroll(5, ADAM),
+            published_ms=7.4,
+        ),
     ]
     published = {0: 45.0, 2: 69.0, 5: 108.0}
     targets = {0: 9.0, 5: 28.0}  # on a core that multiplies at 210 GFLOP/s
@@ -56,22 +81,23 @@ def all_cases() -> dict[str, Case]:
                     **frey,
                     objective=frey_dsm,
                     divergence=divergence,
-                    n=n,
+                    hypergradient=Unroll(n, ADAM),
                     published_ms=milliseconds,
                     target_ms=targets.get(n),
                     target_gflops=210.0 if n in targets else None,
                 )
             )
-    for num_products in (5, 15):
-        cases.append(
-            _rbm(
-                f"rbm560_dsm_mean_field_kl_cg{num_products}",
-                **frey,
-                objective=frey_dsm,
-                divergence=exact_kl,
-                num_products=num_products,
-            )
-        )
+    strategies = {
+        "unroll5_sgd": Unroll(5, optax.sgd(1.0)),
+        "neumann15": hypergradients.Neumann(15, 1.0),
+        "cg5": hypergradients.ImplicitCG(5, tolerance=0.0),
+        "cg15": hypergradients.ImplicitCG(15, tolerance=0.0),
+    }
+    for label, model, objective in (("toy", toy, toy_dsm), ("rbm560", frey, frey_dsm)):
+        exact = {"objective": objective, "divergence": exact_kl}
+        for strategy, hypergradient in strategies.items():
+            name = f"{label}_dsm_mean_field_kl_{strategy}"
+            cases.append(_rbm(name, **model, **exact, hypergradient=hypergradient))
     vages_published = {2: 62.0, 10: 132.0}
     vages_targets = {2: 10.0, 10: 16.0}  # on the same core
     for num_particles, milliseconds in vages_published.items():
@@ -88,18 +114,18 @@ def all_cases() -> dict[str, Case]:
                     target_gflops=210.0,
                 )
             )
-    ten = {"objective": frey_dsm, "divergence": kl, "n": 10, "published_ms": 190.0}
+    ten = {"objective": frey_dsm, "divergence": kl, "published_ms": 190.0}
     cases += [
         _rbm(
             "rbm560_ssm_kl_n5",
             **frey,
             objective=losses.SSM(),
             divergence=kl,
-            n=5,
+            hypergradient=Unroll(5, ADAM),
             published_ms=120.0,
         ),
-        _rbm("rbm560_dsm_kl_n10", **frey, **ten),
-        _rbm("rbm560_dsm_kl_n10_remat", **frey, **ten, remat=True),
+        _rbm("rbm560_dsm_kl_n10", **frey, **ten, hypergradient=Unroll(10, ADAM)),
+        _rbm("rbm560_dsm_kl_n10_remat", **frey, **ten, hypergradient=Unroll(10, ADAM, remat=True)),
         _rbm(
             "toy_vages_dsm_kl_l2",
             **toy,
@@ -112,10 +138,6 @@ def all_cases() -> dict[str, Case]:
         _deep("deep32_vages_mdsm_fisher_l2", num_particles=2, published_ms=2_900.0),
     ]
     return {case.name: case for case in cases}
-
-
-def _adam():
-    return optax.adam(1e-3, b2=0.95, eps_root=1e-8)
 
 
 def _rbm(
@@ -138,33 +160,26 @@ def build_rbm(
     num_hidden: int,
     objective: losses.Objective,
     divergence: Any,
-    n: int = 0,
-    remat: bool = False,
-    num_products: int | None = None,
+    hypergradient: Hypergradient | None = None,
     num_particles: int | None = None,
     num_examples: int = 1_400,
 ) -> tuple[Callable, TrainState, jax.Array]:
     """Builds a step of a Gaussian RBM with K = 5, its state, and uniform data.
 
-    The step is one of VaGES if num_particles is given, else one of BiSM, by as many products of
-    conjugate gradients if num_products is given, else by an unroll of N = n.
+    The step is one of VaGES if num_particles is given, else one of BiSM, by `FirstOrder` if no
+    hypergradient is.
     """
     energy, posterior = energies.GaussianRBM(num_hidden), posteriors.Bernoulli(num_hidden)
     data = jax.random.uniform(jax.random.key(0), (num_examples, dim))
-    adam = _adam()
-    hypergradient: Any = hypergradients.Unroll(n, adam, remat=remat)
-    if num_products is not None:
-        hypergradient = hypergradients.ImplicitCG(num_products, tolerance=0.0)
     step = _step(
         energy,
         posterior,
-        adam,
         num_particles=num_particles,
         hypergradient=hypergradient,
         objective=objective,
         divergence=divergence,
     )
-    return step, _state(energy, posterior, data[0], num_hidden, adam), data
+    return step, _state(energy, posterior, data[0], num_hidden), data
 
 
 def _deep(name, *, published_ms, num_particles=None):
@@ -174,37 +189,35 @@ def _deep(name, *, published_ms, num_particles=None):
             trunk=networks.ResidualConvNet(channels=64, blocks_per_level=2, levels=3),
         )
         posterior = posteriors.Gaussian(num_latents=50, trunk=networks.ConvEncoder((32, 64)))
-        adam = _adam()
         step = _step(
             energy,
             posterior,
-            adam,
             num_particles=num_particles,
-            hypergradient=hypergradients.Unroll(0, adam),
+            hypergradient=None,
             objective=losses.MDSM(0.1, 3.0, 0.1, spacing="geometric"),
             divergence=divergences.Fisher(),
         )
         data = jax.random.uniform(jax.random.key(0), (64, 32, 32, 1))
-        return step, _state(energy, posterior, data[0], 50, adam), data
+        return step, _state(energy, posterior, data[0], 50), data
 
     return Case(name, build, batch_size=16, steps_per_call=1, published_ms=published_ms)
 
 
-def _step(energy, posterior, adam, *, num_particles, hypergradient, **options):
+def _step(energy, posterior, *, num_particles, hypergradient, **options):
     options |= {
         "energy": energy.apply,
         "posterior": posterior.apply,
-        "theta_optimizer": adam,
-        "phi_optimizer": adam,
+        "theta_optimizer": ADAM,
+        "phi_optimizer": ADAM,
         "num_lower_steps": 5,
     }
     if num_particles is None:
-        return bism_step(**options, hypergradient=hypergradient)
+        return bism_step(**options, hypergradient=hypergradient or hypergradients.FirstOrder())
     return vages_step(**options, num_particles=num_particles)
 
 
-def _state(energy, posterior, v, num_latents, adam):
+def _state(energy, posterior, v, num_latents):
     key_theta, key_phi, key_train = jax.random.split(jax.random.key(1), 3)
     theta = energy.init(key_theta, v, jnp.zeros(num_latents))
     phi = posterior.init(key_phi, v)
-    return create_state(key_train, theta, phi, theta_optimizer=adam, phi_optimizer=adam)
+    return create_state(key_train, theta, phi, theta_optimizer=ADAM, phi_optimizer=ADAM)

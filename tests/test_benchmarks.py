@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import cases, flops, step_time, timing
 from jbism import divergences, losses
+from jbism.hypergradients import Unroll
 from jbism.training import train_steps
 
 
@@ -82,7 +83,9 @@ def test_flops_of_the_rbm_step_match_a_count_by_hand(divergence):
     batch, dim, hidden = 100, 120, 80
 
     def products(n):
-        return _products(batch, dim, hidden, divergence=divergence, n=n)
+        return _products(
+            batch, dim, hidden, divergence=divergence, hypergradient=Unroll(n, cases.ADAM)
+        )
 
     zero, three, four = products(0), products(3), products(4)
     assert 20 <= zero < 20.5
