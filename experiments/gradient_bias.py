@@ -52,6 +52,9 @@ _SETTINGS = (
     flags.DEFINE_integer(
         "reference_steps", 3_000, "Descent to φ* where it is not known.", lower_bound=1
     ),
+    flags.DEFINE_integer(
+        "reference_products", 1_000, "Hessian products of the solve there.", lower_bound=1
+    ),
 )
 STRATEGIES = ("FirstOrder", "Unroll, Adam", "Unroll, SGD", "Neumann", "ImplicitCG")
 
@@ -83,8 +86,10 @@ def main() -> None:
     }
     grid.write_table(table)
     title = f"{config['model']['name']}, θ after {config['warmup_steps']:,} steps"
+    if problem.reference_residual is not None:
+        title += f"; the reference's residual {problem.reference_residual:.2g}"
     plotting.save(gradient_bias_report.draw(cells, title=title), grid.workdir / "bias.png")
-    print(gradient_bias_report.markdown(cells))
+    print(f"{title}\n\n{gradient_bias_report.markdown(cells)}")
     print(f"\nThe picture and the table are in {grid.workdir}")
 
 
@@ -169,7 +174,7 @@ class _Problem:
             exact = jax.grad(lambda theta: self.upper_loss(theta, exact_phi(theta), None)[0])
             return jax.jit(exact)(theta), exact_phi(theta), None
         phi = self.start(self.config["reference_steps"], decay=True)
-        strategy = ImplicitCG(200, self.config["ridge"], 1e-4)
+        strategy = ImplicitCG(self.config["reference_products"], self.config["ridge"], 1e-4)
         gradient, lower = jax.jit(partial(self.gradient, strategy))(theta, phi)
         return gradient, phi, float(lower.solve.residual)
 
