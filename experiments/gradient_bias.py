@@ -1,8 +1,8 @@
 """Measures the bias of every hypergradient strategy, after Bao et al. (2020), Figure 1.
 
 A model of a config is trained for --warmup_steps. Then θ stays, the data and all noise are fixed,
-and each strategy's θ-gradient of the upper loss is compared with a reference, after K lower steps
-that bring φ⁰ from its initialisation towards φ*, and against N: the virtual steps of an unroll, the
+and each strategy's θ-gradient of the upper loss is compared with a reference, after K more lower
+steps that bring φ⁰ nearer to φ*, and against N: the virtual steps of an unroll, the
 Hessian products of an implicit solve, the terms of a Neumann series. For a Gaussian RBM the
 reference is the gradient through the exact posterior; else a long solve at a φ* that a long descent
 found, which is an approximation itself: its residual is in the table.
@@ -38,10 +38,21 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _SETTINGS = (
     flags.DEFINE_integer("warmup_steps", 500, "Training steps before θ is held.", lower_bound=0),
-    flags.DEFINE_integer("num_examples", 1_000, "Training examples used.", lower_bound=2),
+    flags.DEFINE_enum(
+        "start",
+        "trained",
+        ["trained", "initial"],
+        "Where the K steps start: as the warm-up left φ, or as it began.",
+    ),
+    flags.DEFINE_integer(
+        "num_examples",
+        1_400,
+        "Training examples used, at most; too few leave φ* undetermined.",
+        lower_bound=2,
+    ),
     flags.DEFINE_list("lower_steps", ["0", "20", "100", "500"], "K, steps from the start to φ⁰."),
     flags.DEFINE_list("virtual_steps", ["1", "2", "5", "10", "20"], "N, see above."),
-    flags.DEFINE_float("lower_rate", 1e-2, "Adam's rate of the K steps and of Unroll's Adam."),
+    flags.DEFINE_float("lower_rate", 1e-3, "Adam's rate of the K steps and of Unroll's Adam."),
     flags.DEFINE_float(
         "sgd_rate",
         None,
@@ -118,8 +129,10 @@ class _Problem:
         self.config = config
         self.experiment = build(_CONFIG.value)
         # Training donates the buffers of the state.
-        self.initial_phi = jax.tree.map(jnp.copy, self.experiment.initial_state.phi)
-        self.theta = self._warm_up()
+        initial_phi = jax.tree.map(jnp.copy, self.experiment.initial_state.phi)
+        state = self._warm_up()
+        self.theta = state.theta
+        self.first_phi = initial_phi if config["start"] == "initial" else state.phi
         key = jax.random.fold_in(self.experiment.key, config["warmup_steps"])
         key, key_order = jax.random.split(key)
         train = self.experiment.dataset.train
@@ -159,7 +172,7 @@ class _Problem:
                 log_every=per_call,
                 progress=_grid.PROGRESS.value,
             )
-        return state.theta
+        return state
 
     def _reference(self):
         """The reference gradient, φ*, and the residual of the solve, None if there was none."""
@@ -195,7 +208,7 @@ class _Problem:
         return jax.jit(iterate)(self.theta, self.phi_star)
 
     def start(self, num_steps, *, decay=False):
-        """Returns φ⁰, so many lower steps from the initial φ."""
+        """Returns φ⁰, so many lower steps from the first φ."""
         rate = self.config["lower_rate"]
         if decay:
             rate = optax.cosine_decay_schedule(rate, num_steps)
@@ -206,7 +219,7 @@ class _Problem:
             optimizer=optax.adam(rate, b2=0.95),
         )
         return jax.jit(lambda theta, phi: descend(theta, phi, self.key)[0])(
-            self.theta, self.initial_phi
+            self.theta, self.first_phi
         )
 
     def gradient(self, strategy, theta, phi):
