@@ -2,10 +2,11 @@
 
 A model of a config is trained for --warmup_steps. Then θ stays, the data and all noise are fixed,
 and each strategy's θ-gradient of the upper loss is compared with a reference, after K more lower
-steps that bring φ⁰ nearer to φ*, and against N: the virtual steps of an unroll, the
-Hessian products of an implicit solve, the terms of a Neumann series. For a Gaussian RBM the
-reference is the gradient through the exact posterior; else a long solve at a φ* that a long descent
-found, which is an approximation itself: its residual is in the table.
+steps that bring φ⁰ nearer to φ*, and against N: the virtual steps of an unroll, by SGD or by the
+live optimizer of the config with its state; the Hessian products of an implicit solve; the terms of
+a Neumann series. For a Gaussian RBM the reference is the gradient through the exact posterior; else
+a long solve at a φ* that a long descent found, which is an approximation itself: its residual is in
+the table.
 
 Writes to the work directory: config.json, cells/ (one each), table.json and bias.png. Run again,
 the same command does the cells that are missing, so the lists may grow; --overwrite starts over.
@@ -52,7 +53,6 @@ _SETTINGS = (
     ),
     flags.DEFINE_list("lower_steps", ["0", "20", "100", "500"], "K, steps from the start to φ⁰."),
     flags.DEFINE_list("virtual_steps", ["1", "2", "5", "10", "20"], "N, see above."),
-    flags.DEFINE_float("lower_rate", 1e-3, "Adam's rate of the K steps and of Unroll's Adam."),
     flags.DEFINE_float(
         "sgd_rate",
         None,
@@ -67,7 +67,7 @@ _SETTINGS = (
         "reference_products", 1_000, "Hessian products of the solve there.", lower_bound=1
     ),
 )
-STRATEGIES = ("FirstOrder", "Unroll, Adam", "Unroll, SGD", "Neumann", "ImplicitCG")
+STRATEGIES = ("FirstOrder", "Unroll, live", "Unroll, SGD", "Neumann", "ImplicitCG")
 
 
 def main() -> None:
@@ -83,11 +83,11 @@ def main() -> None:
         total=len(config["lower_steps"]) * len(counts), disable=not _grid.PROGRESS.value
     ) as bar:
         for k in config["lower_steps"]:
-            phi = problem.start(k)
+            start = problem.descend(k)
             for name, n in counts:
                 bar.set_description(f"K = {k}, {name}, N = {n}")
                 label = name.lower().replace(", ", "_")
-                cell = partial(problem.measure, k, phi, name, n)
+                cell = partial(problem.measure, k, start, name, n)
                 cells.append(grid.cell(f"k{k}_{label}_n{n}", cell))
                 bar.update()
     table = {
@@ -114,9 +114,8 @@ def _settings():
         if not values or values[0] < least:
             raise ValueError(f"--{name} must be integers >= {least}, got {settings[name]}")
         settings[name] = values
-    for name in ("lower_rate", "sgd_rate"):
-        if settings[name] is not None and not settings[name] > 0:
-            raise ValueError(f"--{name} must be a number > 0, got {settings[name]}")
+    if settings["sgd_rate"] is not None and not settings["sgd_rate"] > 0:
+        raise ValueError(f"--sgd_rate must be a number > 0, got {settings['sgd_rate']}")
     if _CONFIG.value.method.name != "bism":
         raise ConfigError(f"config.method.name must be 'bism', got {_CONFIG.value.method.name!r}")
     return settings | {"model": json.loads(_CONFIG.value.to_json())}
@@ -129,10 +128,11 @@ class _Problem:
         self.config = config
         self.experiment = build(_CONFIG.value)
         # Training donates the buffers of the state.
-        initial_phi = jax.tree.map(jnp.copy, self.experiment.initial_state.phi)
+        initial = jax.tree.map(jnp.copy, self.experiment.initial_state)
         state = self._warm_up()
         self.theta = state.theta
-        self.first_phi = initial_phi if config["start"] == "initial" else state.phi
+        first = initial if config["start"] == "initial" else state
+        self.first = first.phi, first.phi_opt_state
         key = jax.random.fold_in(self.experiment.key, config["warmup_steps"])
         key, key_order = jax.random.split(key)
         train = self.experiment.dataset.train
@@ -154,7 +154,7 @@ class _Problem:
             return losses.bism_lower_loss(theta, phi, key, v, **score, divergence=divergence)
 
         self.upper_loss, self.lower_loss, self.key = upper_loss, lower_loss, key
-        self.optimizer = optax.adam(config["lower_rate"], b2=0.95, eps_root=1e-8)
+        self.optimizer = parts.build_optimizer(model.phi_optimizer, "config.phi_optimizer")
         self.reference, self.phi_star, self.reference_residual = self._reference()
         self.sgd_rate = config["sgd_rate"] or 1.0 / float(self._largest_curvature())
 
@@ -186,7 +186,7 @@ class _Problem:
 
             exact = jax.grad(lambda theta: self.upper_loss(theta, exact_phi(theta), None)[0])
             return jax.jit(exact)(theta), exact_phi(theta), None
-        phi = self.start(self.config["reference_steps"], decay=True)
+        phi, _ = self.descend(self.config["reference_steps"])
         strategy = ImplicitCG(self.config["reference_products"], self.config["ridge"], 1e-4)
         gradient, lower = jax.jit(partial(self.gradient, strategy))(theta, phi)
         return gradient, phi, float(lower.solve.residual)
@@ -207,26 +207,29 @@ class _Problem:
 
         return jax.jit(iterate)(self.theta, self.phi_star)
 
-    def start(self, num_steps, *, decay=False):
-        """Returns φ⁰, so many lower steps from the first φ."""
-        rate = self.config["lower_rate"]
-        if decay:
-            rate = optax.cosine_decay_schedule(rate, num_steps)
-        descend = partial(
-            hypergradients.descend,
-            self.lower_loss,
-            num_steps=num_steps,
-            optimizer=optax.adam(rate, b2=0.95),
-        )
-        return jax.jit(lambda theta, phi: descend(theta, phi, self.key)[0])(
-            self.theta, self.first_phi
-        )
+    def descend(self, num_steps):
+        """Returns φ⁰ and the optimizer's state, so many lower steps from the first."""
 
-    def gradient(self, strategy, theta, phi):
+        def steps(theta, phi, opt_state):
+            return hypergradients.descend(
+                self.lower_loss,
+                theta,
+                phi,
+                self.key,
+                num_steps=num_steps,
+                optimizer=self.optimizer,
+                opt_state=opt_state,
+            )[:2]
+
+        return jax.jit(steps)(self.theta, *self.first)
+
+    def gradient(self, strategy, theta, phi, opt_state=None):
         """Returns the strategy's θ-gradient, and what it did below."""
 
         def loss(theta):
-            (value, _), lower = strategy(self.upper_loss, self.lower_loss, theta, phi, self.key)
+            (value, _), lower = strategy(
+                self.upper_loss, self.lower_loss, theta, phi, self.key, opt_state=opt_state
+            )
             return value, lower
 
         return jax.grad(loss, has_aux=True)(theta)
@@ -236,19 +239,21 @@ class _Problem:
         rate = self.sgd_rate
         return {
             "FirstOrder": lambda: FirstOrder(),
-            "Unroll, Adam": lambda: Unroll(n, self.optimizer),
+            "Unroll, live": lambda: Unroll(n, self.optimizer),
             "Unroll, SGD": lambda: Unroll(n, optax.sgd(rate)),
             "Neumann": lambda: Neumann(n, rate),
             "ImplicitCG": lambda: ImplicitCG(n, self.config["ridge"], 0.0),
         }[name]()
 
-    def measure(self, k, phi, name, n):
+    def measure(self, k, start, name, n):
         """Returns a row of the table."""
+        phi, opt_state = start
+        inputs = (self.theta, phi, opt_state if name == "Unroll, live" else None)
         compute = jax.jit(partial(self.gradient, self.strategy(name, n)))
-        compiled = compute.lower(self.theta, phi).compile()
-        gradient, lower = jax.block_until_ready(compiled(self.theta, phi))
+        compiled = compute.lower(*inputs).compile()
+        gradient, lower = jax.block_until_ready(compiled(*inputs))
         start = time.perf_counter()
-        jax.block_until_ready(compiled(self.theta, phi))
+        jax.block_until_ready(compiled(*inputs))
         seconds = time.perf_counter() - start
         found = hypergradients.compare_gradients(gradient, self.reference)
         distance = optax.tree.norm(jax.tree.map(jnp.subtract, phi, self.phi_star))

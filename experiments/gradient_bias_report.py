@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _COLORS = {
     "FirstOrder": "0.4",
-    "Unroll, Adam": "tab:orange",
+    "Unroll, live": "tab:orange",
     "Unroll, SGD": "tab:blue",
     "Neumann": "tab:green",
     "ImplicitCG": "tab:red",

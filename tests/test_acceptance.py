@@ -80,8 +80,8 @@ def test_an_implicit_solve_learns_the_checkerboard_as_the_exact_score_does(
         "divergence.name": "mean_field_kl",
         "hypergradient.name": "implicit_cg",
     }
-    yardstick = np.mean(checkerboard_log_likelihoods(exact, num_seeds=5))
-    found = np.mean(checkerboard_log_likelihoods(implicit, num_seeds=5))
+    yardstick = np.mean(checkerboard_log_likelihoods(exact, num_seeds=3))
+    found = np.mean(checkerboard_log_likelihoods(implicit, num_seeds=3))
     assert found >= yardstick - short_of_exact
     assert yardstick >= {"dsm": 0.03, "ssm": 0.32}[objective]
 
@@ -90,14 +90,14 @@ def test_an_implicit_solve_learns_the_checkerboard_as_the_exact_score_does(
 def test_vages_dsm_learns_the_checkerboard(num_particles, least):
     """The published code reaches -0.134 with two particles; DSM on the exact score 0.05."""
     overrides = {"method.name": "vages", "method.vages.num_particles": num_particles}
-    found = np.mean(checkerboard_log_likelihoods(overrides, num_seeds=5))
+    found = np.mean(checkerboard_log_likelihoods(overrides, num_seeds=3))
     assert least <= found < 0.1
 
 
 def test_vages_ksd_learns_the_checkerboard_as_ksd_does():
     objective = {"objective.name": "ksd"}
-    exact = checkerboard_log_likelihoods(objective | {"method.name": "marginal"}, num_seeds=5)
-    vages = checkerboard_log_likelihoods(objective | {"method.name": "vages"}, num_seeds=5)
+    exact = checkerboard_log_likelihoods(objective | {"method.name": "marginal"}, num_seeds=3)
+    vages = checkerboard_log_likelihoods(objective | {"method.name": "vages"}, num_seeds=3)
     assert np.mean(vages) >= np.mean(exact) - 0.05
     assert np.mean(exact) > 0.2
 

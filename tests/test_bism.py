@@ -11,7 +11,7 @@ import pytest
 from jbism import energies, networks, posteriors
 from jbism.divergences import IWAE, KL, Fisher, MeanFieldKL
 from jbism.estimators import variational_score
-from jbism.hypergradients import Descent, FirstOrder, LowerLevel, Unroll
+from jbism.hypergradients import Descent, FirstOrder, ImplicitCG, LowerLevel, Neumann, Unroll
 from jbism.losses import DSM, MDSM, SM, SSM, bism_loss, bism_lower_loss
 from tests import oracles
 
@@ -188,6 +188,23 @@ def test_gradient_against_finite_differences(x64, problem, objective, divergence
     assert jnp.isfinite(value)
     assert oracles.tree_dot(grad, grad) > 1e-4
     assert all(jnp.all(leaf == 0.0) for leaf in jax.tree.leaves(phi_grad))
+
+
+@pytest.mark.parametrize(
+    "hypergradient",
+    [Unroll(2, optax.sgd(0.1)), FirstOrder(), ImplicitCG(2, num_samples=3), Neumann(2, 0.1)],
+    ids=lambda strategy: type(strategy).__name__,
+)
+def test_no_key_is_used_twice_but_where_noise_is_shared(x64, hypergradient):
+    model, theta, posterior, solution = rbm()
+
+    def loss(theta, phi, key):
+        parts = {"energy": model.apply, "posterior": posterior.apply}
+        parts |= {"objective": MDSM(0.1, 1.0, 0.1), "divergence": KL()}
+        return bism_loss(theta, phi, key, data(), **parts, hypergradient=hypergradient)[0]
+
+    with jax.debug_key_reuse(True):
+        oracles.jit(jax.grad(loss))(theta, solution(theta), jax.random.key(7))
 
 
 def test_lower_loss_is_the_weighted_mean_at_corrupted_data(x64):

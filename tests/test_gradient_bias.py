@@ -16,7 +16,8 @@ SMALL = {
     "warmup_steps": 20,
     "num_examples": 300,
     "virtual_steps": "2,30",
-    "lower_rate": 0.1,
+    "config.phi_optimizer.learning_rate": 0.1,
+    "start": "initial",
     "ridge": 0.0,
 }
 
@@ -54,7 +55,7 @@ def test_run_resume_and_errors(tmp_path):
     for changes, message in (
         ({"lower_steps": "a"}, "--lower_steps must be integers, got ['a']"),
         ({"virtual_steps": "0"}, "--virtual_steps must be integers >= 1"),
-        ({"lower_rate": 0}, "--lower_rate must be a number > 0"),
+        ({"sgd_rate": 0}, "--sgd_rate must be a number > 0"),
         ({"config__method__name": "vages"}, "config.method.name must be 'bism', got 'vages'"),
     ):
         wrong = run(tmp_path / "other", **changes)

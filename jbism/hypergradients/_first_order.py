@@ -18,6 +18,9 @@ class FirstOrder:
     depends on θ through φ alone, and right where the lower level is at its optimum and F is flat
     in φ there.
 
+    Use it where nothing better is stable, as for deep energies with MDSM. On an RBM it fails: SSM
+    diverges, DSM on Frey face ends with samples of one face.
+
     Args:
       num_steps: N >= 0.
       optimizer: optax transformation of the virtual steps; needed if N > 0.

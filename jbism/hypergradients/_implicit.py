@@ -99,9 +99,10 @@ def implicit_gradient(
 
     def lower(theta, phi):
         # Not mapped with the others: the compiler finds what F has in common with it.
-        total = lower_loss(theta, phi, key)
+        total = lower_loss(theta, phi, jax.random.clone(key))
         if len(more_keys):
-            total += jnp.sum(jax.vmap(lambda key: lower_loss(theta, phi, key))(more_keys))
+            keys = jax.random.clone(more_keys)
+            total += jnp.sum(jax.vmap(lambda key: lower_loss(theta, phi, key))(keys))
         return total / (1 + len(more_keys))
 
     (value, aux), (direct, to_phi) = jax.value_and_grad(upper_loss, argnums=(0, 1), has_aux=True)(

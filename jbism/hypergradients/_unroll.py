@@ -26,6 +26,9 @@ class Unroll:
     the live Adam). With SGD of rate α the bias falls geometrically in N where G is strongly convex
     in φ; through Adam, whose normalised steps hardly move with θ, it may not fall at all.
 
+    Use it with SGD where φ⁰ is far from its optimum, which `ImplicitCG` takes it to be at; with the
+    live Adam to reproduce published figures (`jbism.losses.SSM` gains by it, DSM does not).
+
     Differentiating Adam or AdamW needs ``eps_root > 0``: without it a gradient that is exactly zero
     gives NaN.
 
@@ -80,8 +83,8 @@ class Unroll:
         opt_state: optax.OptState | None = None,
     ) -> tuple[tuple[Array, Any], LowerLevel]:
         """Returns F(θ, φ_N(θ)), its aux, and the `LowerLevel`; φ⁰ and opt_state are constants."""
-        phi, descent = self.lower(lower_loss, theta, phi, key, opt_state=opt_state)
-        _, key_upper, _ = virtual_keys(key, self.num_steps)
+        keys, key_upper, _ = virtual_keys(key, self.num_steps)
+        phi, descent = self._descend(lower_loss, theta, phi, keys, opt_state)
         return upper_loss(theta, phi, key_upper), LowerLevel(phi, descent, None)
 
     def lower(
@@ -94,8 +97,11 @@ class Unroll:
         opt_state: optax.OptState | None = None,
     ) -> tuple[Params, Descent]:
         """Returns φ_N(θ), differentiable in θ, and the `Descent` that led to it."""
-        kept = self.num_steps if self.truncate is None else self.truncate
         keys, _, _ = virtual_keys(key, self.num_steps)
+        return self._descend(lower_loss, theta, phi, keys, opt_state)
+
+    def _descend(self, lower_loss, theta, phi, keys, opt_state):
+        kept = self.num_steps if self.truncate is None else self.truncate
         constant_keys, kept_keys = keys[: self.num_steps - kept], keys[self.num_steps - kept :]
         steps = partial(run_steps, lower_loss, optimizer=self.optimizer, remat=self.remat)
         unroll = self.num_steps <= _FEW if self.unroll is None else self.unroll
