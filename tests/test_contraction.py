@@ -9,7 +9,7 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from experiments import contraction, contraction_report
+from experiments import contraction_model, contraction_report
 from jbism.hypergradients import ImplicitCG, Unroll
 from tests import oracles
 from tests.processes import run_binary
@@ -31,7 +31,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def problem():
     with jax.enable_x64(True):
-        return contraction.Problem(SMALL | {"shares": [0.5, 1.0]})
+        return contraction_model.Problem(SMALL | {"shares": [0.5, 1.0]})
 
 
 def test_the_lower_level_is_quadratic_and_its_optimum_exact(x64, problem):
@@ -50,17 +50,17 @@ def test_the_lower_level_is_quadratic_and_its_optimum_exact(x64, problem):
     points = np.concatenate([[star], star + 3.0 * np.eye(star.size)])
     stepped = np.asarray(oracles.jit(jax.vmap(step))(points))
     oracles.assert_close(stepped[0], star, rtol=1e-12, atol=1e-13)
-    factor = contraction.contraction_factor(step_size, problem.eigenvalues)
+    factor = contraction_model.contraction_factor(step_size, problem.eigenvalues)
     oracles.assert_close(np.linalg.norm((stepped[1:] - star) / 3.0, ord=2), factor, rtol=1e-10)
     low, high = problem.eigenvalues[0], problem.eigenvalues[-1]
-    quickest = contraction.contraction_factor(problem.step_size(1.0), problem.eigenvalues)
+    quickest = contraction_model.contraction_factor(problem.step_size(1.0), problem.eigenvalues)
     oracles.assert_close(quickest, (high - low) / (high + low), rtol=1e-12)
 
 
 def test_contraction_factor():
     eigenvalues = np.array([0.5, 1.0, 3.0])
     for step_size, factor in ((0.1, 0.95), (0.5, 0.75), (0.6, 0.8), (1.0, 2.0)):
-        assert contraction.contraction_factor(step_size, eigenvalues) == pytest.approx(factor)
+        assert contraction_model.contraction_factor(step_size, eigenvalues) == pytest.approx(factor)
 
 
 def test_gradients(x64, problem):
@@ -107,7 +107,9 @@ def test_run(tmp_path):
     assert len(table["rows"]) == 4
     errors = {}
     for row in table["rows"]:
-        factor = contraction.contraction_factor(row["step_size"], np.array(table["eigenvalues"]))
+        factor = contraction_model.contraction_factor(
+            row["step_size"], np.array(table["eigenvalues"])
+        )
         assert row["contraction"] == pytest.approx(factor)
         assert row["slope"] == pytest.approx(np.log(factor), rel=0.1)
         assert row["ratio"] == pytest.approx(row["slope"] / np.log(factor))
@@ -136,14 +138,14 @@ def test_run(tmp_path):
 )
 def test_bad_settings_name_the_flag(changes, message):
     with pytest.raises(ValueError, match=message):
-        contraction.check_settings(SMALL | changes)
+        contraction_model.check_settings(SMALL | changes)
 
 
 def test_what_has_no_contraction_or_density(x64, problem):
     with pytest.raises(ValueError, match=r"--shares must be below 1\..* got 1.9"):
         problem.step_size(1.9)
     with pytest.raises(ValueError, match=r"--scale must be smaller for a density, got 9\.0"):
-        contraction.Problem(SMALL | {"scale": 9.0})
+        contraction_model.Problem(SMALL | {"scale": 9.0})
 
 
 def test_an_error_is_one_line_and_leaves_nothing(tmp_path):
