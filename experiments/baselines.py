@@ -1,5 +1,6 @@
 """Methods that need no score: contrastive divergence, noise contrast, maximum likelihood."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -101,42 +102,46 @@ def with_log_partition(theta: Any, section: ConfigDict) -> Any:
 
 
 def _noise_options(section: ConfigDict, v: jax.Array) -> dict[str, Any]:
+    """The noise of a batch v."""
     noise = distributions.Normal(
-        jnp.full(v.shape, section.noise_mean, v.dtype),
-        jnp.full(v.shape, jnp.log(section.noise_scale), v.dtype),
+        jnp.full(v.shape[1:], section.noise_mean, v.dtype),
+        jnp.full(v.shape[1:], math.log(section.noise_scale), v.dtype),
     )
     return {"noise": noise, "noise_ratio": section.noise_ratio}
 
 
-def nce_loss(section: ConfigDict, energy: nn.Module, v: jax.Array) -> Callable:
+def nce_loss(section: ConfigDict, energy: nn.Module) -> Callable:
     """Returns the loss (theta, key, v) -> (loss, metrics) of noise-contrastive estimation."""
-    options = _noise_options(section, v)
     free_energy = partial(energy.apply, method="free_energy")
 
     def loss(theta, key, v):
         log_partition = theta["normalizer"]["log_partition"]
-        value, _ = losses.nce_loss(theta, log_partition, key, v, free_energy=free_energy, **options)
+        value, _ = losses.nce_loss(
+            theta, log_partition, key, v, free_energy=free_energy, **_noise_options(section, v)
+        )
         return value, {"log_partition": log_partition}
 
     return loss
 
 
-def vnce_losses(
-    section: ConfigDict, v: jax.Array, *, energy: Energy, posterior: Posterior
-) -> dict[str, Any]:
+def vnce_losses(section: ConfigDict, *, energy: Energy, posterior: Posterior) -> dict[str, Any]:
     """Returns the losses of variational noise-contrastive estimation as `bilevel_step` has them.
 
     Both levels descend the same loss; at the lower one only the data term depends on φ.
     """
-    options = _noise_options(section, v) | {
-        "energy": energy,
-        "posterior": posterior,
-        "num_particles": section.num_particles or None,
-    }
 
     def evaluate(theta, phi, key, v):
-        log_partition = theta["normalizer"]["log_partition"]
-        return losses.vnce_loss(theta, phi, log_partition, key, v, **options)
+        return losses.vnce_loss(
+            theta,
+            phi,
+            theta["normalizer"]["log_partition"],
+            key,
+            v,
+            energy=energy,
+            posterior=posterior,
+            num_particles=section.num_particles or None,
+            **_noise_options(section, v),
+        )
 
     def upper_loss(theta, phi, phi_opt_state, key, v):  # noqa: ARG001
         value, _ = evaluate(theta, phi, key, v)

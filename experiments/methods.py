@@ -61,7 +61,7 @@ def build_method(
         if name == "contrastive":
             make = partial(contrastive_step, **baselines.contrastive_options(section, energy))
         else:
-            loss = _loss_of_theta(config.method, energy, num_latents, objective, v)
+            loss = _loss_of_theta(config.method, energy, num_latents, objective)
             make = partial(marginal_step, loss=loss)
         with naming("config.train"):
             return Method(make(**train), theta, None, {}, optax.identity(), chains)
@@ -76,7 +76,7 @@ def build_method(
     }
     model: dict[str, Any] = {"energy": energy.apply, "posterior": posterior.apply}
     if name == "vnce":
-        make = partial(bilevel_step, **baselines.vnce_losses(section, v, **model))
+        make = partial(bilevel_step, **baselines.vnce_losses(section, **model))
     else:
         model["divergence"] = _divergence(config.divergence, model, theta, phi, key_check, v)
         if name == "bism":
@@ -116,10 +116,10 @@ def _vages_options(section):
     return options
 
 
-def _loss_of_theta(section, energy, num_latents, objective, v):
+def _loss_of_theta(section, energy, num_latents, objective):
     """The loss (theta, key, v) -> (loss, metrics) of a method that learns no posterior."""
     if section.name == "nce":
-        return baselines.nce_loss(section.nce, energy, v)
+        return baselines.nce_loss(section.nce, energy)
     if section.name == "maximum_likelihood":
         return baselines.maximum_likelihood_loss(energy, num_latents)
 
