@@ -98,7 +98,9 @@ def initial_chains(
 
 def with_log_partition(theta: Any, section: ConfigDict) -> Any:
     """Returns the energy's variables with the learned log Z in a collection of its own."""
-    return {**theta, "normalizer": {"log_partition": jnp.float32(section.log_partition_init)}}
+    dtype = jnp.result_type(*jax.tree.leaves(theta))
+    log_partition = jnp.asarray(section.log_partition_init, dtype)
+    return {**theta, "normalizer": {"log_partition": log_partition}}
 
 
 def _noise_options(section: ConfigDict, v: jax.Array) -> dict[str, Any]:

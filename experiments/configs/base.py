@@ -38,7 +38,7 @@ def _optimizer(eps_root):
 def _noise():
     return {
         "noise_ratio": 1.0,  # noise examples per data example
-        "noise_mean": 0.0,
+        "noise_mean": 0.0,  # of every coordinate; the nearer the data, the more is learned
         "noise_scale": 1.0,
         "log_partition_init": 0.0,  # of the learned log Z
     }
