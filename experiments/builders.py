@@ -94,10 +94,11 @@ def build(config: ConfigDict) -> Experiment:
     )
     state = create_state(
         keys["train"],
-        theta,
+        method.theta,
         method.phi,
         theta_optimizer=theta_optimizer,
         phi_optimizer=method.phi_optimizer,
+        chains=method.chains,
     )
     return Experiment(
         config=config,

@@ -10,19 +10,27 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from experiments import parts
+from experiments import baselines, parts
 from experiments.validation import learns_posterior, naming
 from jbism import _checks, distributions, divergences, losses, posteriors
-from jbism.training import bism_step, marginal_step, vages_step
+from jbism.training import (
+    bilevel_step,
+    bism_step,
+    contrastive_step,
+    marginal_step,
+    vages_step,
+)
 
 
 class Method(NamedTuple):
     """How an experiment trains."""
 
     step: Callable
+    theta: Any  # the energy's initial parameters, and what the method learns beside them
     posterior: nn.Module | None  # None where none is learned
     phi: Any  # its initial parameters; empty likewise
     phi_optimizer: optax.GradientTransformation
+    chains: Any  # where persistent Markov chains start; empty where there are none
 
 
 def build_method(
@@ -37,42 +45,62 @@ def build_method(
     theta_optimizer: optax.GradientTransformation,
 ) -> Method:
     """Builds the method of a config for parameters θ and examples like v."""
+    name = config.method.name
+    section = config.method[name]
     objective = parts.build_objective(config.objective)
+    train: dict[str, Any] = {
+        "theta_optimizer": theta_optimizer,
+        "ema_decay": config.train.ema_decay,
+    }
+    chains: Any = ()
+    if name == "contrastive" and section.persistent:
+        chains = baselines.initial_chains(section, energy, num_latents, key_check, v)
+    if name in ("nce", "vnce"):
+        theta = baselines.with_log_partition(theta, section)
     if not learns_posterior(config):
-        loss = _marginal_loss(config.method, energy, num_latents, objective)
+        if name == "contrastive":
+            make = partial(contrastive_step, **baselines.contrastive_options(section, energy))
+        else:
+            loss = _loss_of_theta(config.method, energy, num_latents, objective)
+            make = partial(marginal_step, loss=loss)
         with naming("config.train"):
-            step = marginal_step(
-                loss=loss, theta_optimizer=theta_optimizer, ema_decay=config.train.ema_decay
-            )
-        return Method(step, None, {}, optax.identity())
+            return Method(make(**train), theta, None, {}, optax.identity(), chains)
     posterior = parts.build_posterior(config.posterior, num_latents)
     phi_optimizer = parts.build_optimizer(config.phi_optimizer, "config.phi_optimizer")
-    divergence = parts.build_divergence(config.divergence)
     with naming(f"config.posterior.{config.posterior.name}"):
         phi = jax.jit(posterior.init)(key_phi, v)
-    model: dict[str, Any] = {"energy": energy.apply, "posterior": posterior.apply}
-    with naming(f"config.divergence.{config.divergence.name}"):
-        jax.eval_shape(partial(divergence, **model), theta, phi, key_check, v)
-        if isinstance(divergence, divergences.MeanFieldKL):
-            divergence.validate(theta, phi, key_check, v, **model)
-    options = model | {
-        "objective": objective,
-        "divergence": divergence,
-        "theta_optimizer": theta_optimizer,
+    train |= {
         "phi_optimizer": phi_optimizer,
         "num_lower_steps": config.train.num_lower_steps,
         "unroll_lower": config.train.unroll_lower or True,
-        "ema_decay": config.train.ema_decay,
     }
-    if config.method.name == "bism":
-        make = partial(
-            bism_step,
-            hypergradient=parts.build_hypergradient(config.hypergradient, phi_optimizer),
-        )
+    model: dict[str, Any] = {"energy": energy.apply, "posterior": posterior.apply}
+    if name == "vnce":
+        make = partial(bilevel_step, **baselines.vnce_losses(section, **model))
     else:
-        make = partial(vages_step, **_vages_options(config.method.vages))
+        model["divergence"] = _divergence(config.divergence, model, theta, phi, key_check, v)
+        if name == "bism":
+            hypergradient = parts.build_hypergradient(config.hypergradient, phi_optimizer)
+            make = partial(bism_step, objective=objective, hypergradient=hypergradient, **model)
+        elif name == "vages":
+            options = _vages_options(config.method.vages)
+            make = partial(vages_step, objective=objective, **options, **model)
+        else:
+            make = partial(
+                contrastive_step, **baselines.joint_contrastive_options(section, **model)
+            )
     with naming("config.train"):
-        return Method(make(**options), posterior, phi, phi_optimizer)
+        return Method(make(**train), theta, posterior, phi, phi_optimizer, chains)
+
+
+def _divergence(section, model, theta, phi, key, v):
+    """The divergence, checked on the initial parameters of its two sides."""
+    divergence = parts.build_divergence(section)
+    with naming(f"config.divergence.{section.name}"):
+        jax.eval_shape(partial(divergence, **model), theta, phi, key, v)
+        if isinstance(divergence, divergences.MeanFieldKL):
+            divergence.validate(theta, phi, key, v, **model)
+    return divergence
 
 
 def _vages_options(section):
@@ -88,8 +116,12 @@ def _vages_options(section):
     return options
 
 
-def _marginal_loss(section, energy, num_latents, objective):
+def _loss_of_theta(section, energy, num_latents, objective):
     """The loss (theta, key, v) -> (loss, metrics) of a method that learns no posterior."""
+    if section.name == "nce":
+        return baselines.nce_loss(section.nce, energy)
+    if section.name == "maximum_likelihood":
+        return baselines.maximum_likelihood_loss(energy, num_latents)
 
     def marginal(theta, key, v):
         free_energy = partial(energy.apply, method="free_energy")

@@ -1,6 +1,7 @@
 """Checks of a config: what can be refused is refused before anything is built or written."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
@@ -11,7 +12,19 @@ from jbism import _checks, samplers
 # The latents that an energy has, in the terms of the posteriors over them.
 _POSTERIOR_OF = {"gaussian_rbm": "bernoulli", "deep_eblvm": "gaussian"}
 _SAMPLER_OF = {"gaussian_rbm": "gibbs", "deep_eblvm": "langevin"}
-_METHODS = ("bism", "vages", "marginal", "importance")
+_METHODS = (
+    "bism",
+    "vages",
+    "marginal",
+    "importance",
+    "contrastive",
+    "nce",
+    "vnce",
+    "maximum_likelihood",
+)
+# Without a tractable free energy these have nothing to work with.
+_OF_FREE_ENERGY = ("marginal", "importance", "nce", "maximum_likelihood")
+_MAX_ENUMERATED = 20  # 2^20 latents a step
 
 
 class ConfigError(ValueError):
@@ -21,7 +34,11 @@ class ConfigError(ValueError):
 def learns_posterior(config: ConfigDict) -> bool:
     """Whether the method fits a q(h | v); the others have p(h | v) itself, or need none."""
     name = config.method.name
-    return name == "bism" or (name == "vages" and not config.method.vages.exact_posterior)
+    if name == "vages":
+        return not config.method.vages.exact_posterior
+    if name == "contrastive":
+        return config.energy.name != "gaussian_rbm"
+    return name in ("bism", "vnce")
 
 
 @contextlib.contextmanager
@@ -129,7 +146,8 @@ def _check_method(config):
             raise ValueError(
                 "config.method.vages.control_variate must be False where refinement.num_steps > 0"
             )
-    if method.name in ("marginal", "importance") and energy != "gaussian_rbm":
+    _check_baselines(config)
+    if method.name in _OF_FREE_ENERGY and energy != "gaussian_rbm":
         raise ValueError(
             f"config.method.name = {method.name!r} needs config.energy.name = 'gaussian_rbm', "
             f"got {energy!r}"
@@ -144,6 +162,41 @@ def _check_method(config):
         raise ValueError(
             "config.phi_optimizer.adam.eps_root must be > 0 (such as 1e-8) where Adam is "
             "differentiated by config.hypergradient.unroll, got 0"
+        )
+
+
+def _check_baselines(config):
+    contrastive = config.method.contrastive
+    for key in ("num_steps", "num_chains"):
+        _checks.integer(f"config.method.contrastive.{key}", contrastive[key], minimum=1)
+    _checks.instance("config.method.contrastive.persistent", contrastive.persistent, bool)
+    langevin = contrastive.langevin
+    for key in ("step_size", "latent_step_size"):
+        _checks.positive(f"config.method.contrastive.langevin.{key}", langevin[key])
+    _checks.integer(
+        "config.method.contrastive.langevin.num_latent_steps", langevin.num_latent_steps, minimum=0
+    )
+    for name in ("nce", "vnce"):
+        section = config.method[name]
+        for key in ("noise_ratio", "noise_scale"):
+            _checks.positive(f"config.method.{name}.{key}", section[key])
+        for key in ("noise_mean", "log_partition_init"):
+            if not math.isfinite(section[key]):
+                raise ValueError(f"config.method.{name}.{key} must be finite, got {section[key]}")
+    _checks.integer("config.method.vnce.num_particles", config.method.vnce.num_particles, minimum=0)
+    enumerates = config.method.name == "vnce" and config.method.vnce.num_particles == 0
+    if enumerates and config.energy.name != "gaussian_rbm":
+        raise ValueError(
+            "config.method.vnce.num_particles = 0 needs config.energy.name = 'gaussian_rbm', "
+            f"got {config.energy.name!r}"
+        )
+    num_hidden = config.energy.gaussian_rbm.num_hidden
+    if config.method.name == "maximum_likelihood" and num_hidden > _MAX_ENUMERATED:
+        raise ValueError(
+            "config.method.name = 'maximum_likelihood' enumerates 2^H latents a step: "
+            f"config.energy.gaussian_rbm.num_hidden must be <= {_MAX_ENUMERATED}, got "
+            f"{num_hidden}; annealed importance sampling estimates log Z beyond that, for "
+            "evaluation alone: train by 'contrastive'"
         )
 
 

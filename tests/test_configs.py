@@ -41,6 +41,17 @@ VAGES = {"method.name": "vages"}
 REFINED = VAGES | {"method.vages.refinement.num_steps": 2}
 KSD = {"objective.name": "ksd"}
 IMQ = KSD | {"objective.ksd.kernel.name": "imq"}
+METHODS = (
+    "vages",
+    "marginal",
+    "importance",
+    "contrastive",
+    "nce",
+    "vnce",
+    "maximum_likelihood",
+)
+CD = {"method.name": "contrastive"}
+PCD = CD | {"method.contrastive.persistent": True}
 OPTIONS = [
     # (key, another value, what has to be chosen for the key to matter)
     ("seed", 1, {}),
@@ -123,7 +134,7 @@ OPTIONS = [
     ("phi_optimizer.name", "sgd", {}),
     ("phi_optimizer.learning_rate", 0.5, {}),
     ("phi_optimizer.schedule", "cosine", {}),
-    *(("method.name", method, {}) for method in ("vages", "marginal", "importance")),
+    *(("method.name", method, {}) for method in METHODS),
     *(
         (f"method.vages.{key}", value, VAGES)
         for key, value in {
@@ -138,6 +149,22 @@ OPTIONS = [
     ("method.vages.refinement.step_size", 0.5, DEEP | REFINED),
     ("method.vages.refinement.noise_scale", 0.5, DEEP | REFINED),
     ("method.importance.num_particles", 6, {"method.name": "importance"}),
+    ("method.contrastive.num_steps", 2, CD),
+    ("method.contrastive.persistent", True, CD),
+    ("method.contrastive.num_chains", 7, PCD),
+    ("method.contrastive.persistent", True, DEEP | CD),
+    ("method.contrastive.num_chains", 7, DEEP | PCD),
+    ("method.contrastive.langevin.step_size", 0.1, DEEP | CD),
+    ("method.contrastive.langevin.latent_step_size", 0.1, DEEP | CD),
+    ("method.contrastive.langevin.num_latent_steps", 3, DEEP | CD),
+    *(
+        (f"method.{method}.{key}", 2.0, {"method.name": method})
+        for method in ("nce", "vnce")
+        for key in ("noise_ratio", "noise_mean", "noise_scale", "log_partition_init")
+    ),
+    ("method.vnce.num_particles", 6, {"method.name": "vnce"}),
+    ("method.vnce.num_particles", 0, {"method.name": "vnce"}),
+    ("method.vnce.num_particles", 6, DEEP | {"method.name": "vnce"}),
     ("objective.name", "ksd", {}),
     ("objective.ksd.kernel.name", "imq", KSD),
     ("objective.ksd.kernel.rbf.bandwidth", 0.2, KSD),
@@ -159,11 +186,12 @@ def fingerprint(config):
     dataset = experiment.dataset
     for x in (dataset.train, dataset.validation, dataset.test, experiment.order.indices(0, 3)):
         digest.update(x.tobytes())
-    for leaf in jax.tree.leaves((experiment.initial_state.theta, experiment.initial_state.phi)):
+    state = experiment.initial_state
+    for leaf in jax.tree.leaves((state.theta, state.phi, state.chains)):
         digest.update(np.asarray(leaf).tobytes())
     digest.update(jax.random.key_data(experiment.key).tobytes())
     v = jnp.asarray(dataset.train[experiment.order.indices(0, 1)[0]])
-    program = str(jax.make_jaxpr(experiment.step)(experiment.initial_state, v))
+    program = str(jax.make_jaxpr(experiment.step)(state, v))
     digest.update(re.sub(r"0x[0-9a-f]+", "", program).encode())
     return digest.hexdigest()
 
@@ -351,6 +379,50 @@ REFUSED = {
     "method.marginal of a deep model": (
         DEEP | {"method.name": "marginal"},
         "config.method.name = 'marginal' needs config.energy.name = 'gaussian_rbm'",
+    ),
+    "method.contrastive.num_steps": (
+        {"method.contrastive.num_steps": 0},
+        "config.method.contrastive.num_steps must be an integer >= 1, got 0",
+    ),
+    "method.contrastive.num_chains": (
+        {"method.contrastive.num_chains": 0},
+        "config.method.contrastive.num_chains must be an integer >= 1, got 0",
+    ),
+    "method.contrastive.langevin.step_size": (
+        {"method.contrastive.langevin.step_size": 0.0},
+        "config.method.contrastive.langevin.step_size must be a number > 0",
+    ),
+    "method.contrastive.langevin.num_latent_steps": (
+        {"method.contrastive.langevin.num_latent_steps": -1},
+        "config.method.contrastive.langevin.num_latent_steps must be an integer >= 0",
+    ),
+    "method.nce.noise_ratio": (
+        {"method.nce.noise_ratio": 0.0},
+        "config.method.nce.noise_ratio must be a number > 0, got 0.0",
+    ),
+    "method.vnce.noise_scale": (
+        {"method.vnce.noise_scale": -1.0},
+        "config.method.vnce.noise_scale must be a number > 0, got -1.0",
+    ),
+    "method.vnce.log_partition_init": (
+        {"method.vnce.log_partition_init": math.inf},
+        "config.method.vnce.log_partition_init must be finite, got inf",
+    ),
+    "method.vnce.num_particles": (
+        {"method.vnce.num_particles": -1},
+        "config.method.vnce.num_particles must be an integer >= 0, got -1",
+    ),
+    "method.vnce.num_particles of a deep model": (
+        DEEP | {"method.name": "vnce", "method.vnce.num_particles": 0},
+        "config.method.vnce.num_particles = 0 needs config.energy.name = 'gaussian_rbm'",
+    ),
+    "method.nce of a deep model": (
+        DEEP | {"method.name": "nce"},
+        "config.method.name = 'nce' needs config.energy.name = 'gaussian_rbm'",
+    ),
+    "method.maximum_likelihood of many latents": (
+        {"method.name": "maximum_likelihood", "energy.gaussian_rbm.num_hidden": 21},
+        "config.energy.gaussian_rbm.num_hidden must be <= 20, got 21; annealed importance sampling",
     ),
     "divergence.name": ({"divergence.name": "js"}, "config.divergence.name must be one of"),
     "divergence.kl": (

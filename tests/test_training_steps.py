@@ -6,7 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from jbism.training import bilevel_step, create_state, train_steps
+from jbism.training import (
+    Checkpointer,
+    bilevel_step,
+    contrastive_step,
+    create_state,
+    train_steps,
+)
 
 SGD = {"theta_optimizer": optax.sgd(0.1), "phi_optimizer": optax.sgd(0.5)}
 
@@ -68,3 +74,102 @@ def test_steps_one_by_one_equal_steps_in_one_call():
     assert float(state.theta) == float(together.theta)
     assert int(state.step) == int(together.step) == 4
     np.testing.assert_array_equal(np.concatenate(losses), metrics["loss"])
+
+
+# Steps that carry Markov chains
+
+
+def drift(theta, key, x):
+    """A transition that shows how often it was taken: v grows by one."""
+    return jax.tree.map(lambda leaf: leaf + 1.0, x)
+
+
+def contrastive(**replaced):
+    options = {
+        "energy": lambda theta, v: theta * jnp.sum(v),
+        "transition": drift,
+        "num_steps": 2,
+        "persistent": True,
+        "theta_optimizer": SGD["theta_optimizer"],
+    }
+    return contrastive_step(**(options | replaced))
+
+
+def chained_state(chains, phi=None):
+    lower = {"phi_optimizer": optax.identity()} if phi is None else {}
+    phi = {} if phi is None else phi
+    return create_state(jax.random.key(0), jnp.float32(1.0), phi, **(SGD | lower), chains=chains)
+
+
+def test_persistent_chains_by_hand():
+    """E = θv and v⁻ ← v⁻ + 2 a step, so the gradient is mean v - mean v⁻."""
+    step, state = jax.jit(contrastive()), chained_state(jnp.zeros((3, 1)))
+    for expected in (2.0, 4.0):
+        theta = float(state.theta)
+        state, metrics = step(state, jnp.full((5, 1), 7.0))
+        np.testing.assert_array_equal(state.chains, np.full((3, 1), expected))
+        np.testing.assert_allclose(state.theta, theta - 0.1 * (7.0 - expected), rtol=1e-6)
+        np.testing.assert_allclose(metrics["data_energy"], 7.0 * theta, rtol=1e-6)
+        np.testing.assert_allclose(metrics["chain_energy"], expected * theta, rtol=1e-6)
+        np.testing.assert_allclose(metrics["loss"], (7.0 - expected) * theta, rtol=1e-6)
+
+
+def test_chains_that_start_at_the_data_leave_no_trace():
+    state, metrics = contrastive(persistent=False)(chained_state(()), jnp.full((5, 1), 7.0))
+    assert state.chains == ()
+    assert float(metrics["chain_energy"]) == 9.0
+
+
+def test_a_posterior_completes_the_data():
+    """x = (v, φ): φ fits the data at the lower level and gets no derivative from the upper one."""
+    step = contrastive(
+        energy=lambda theta, x: theta * (jnp.sum(x[0]) + jnp.sum(x[1])),
+        complete=lambda theta, phi, key, v: (v, jnp.broadcast_to(theta * phi, v.shape)),
+        lower_loss=lower_loss,
+        phi_optimizer=SGD["phi_optimizer"],
+        num_lower_steps=1,
+    )
+    chains = (jnp.zeros((3, 1)), jnp.zeros((3, 1)))
+    state, metrics = jax.jit(step)(chained_state(chains, jnp.float32(0.0)), jnp.full((5, 1), 7.0))
+    assert float(state.phi) == 7.0  # 0 - 0.5 * 2 (0 - 7)
+    np.testing.assert_allclose(state.theta, 1.0 - 0.1 * (14.0 - 4.0), rtol=1e-6)
+    assert float(metrics["lower_loss"]) == 49.0
+    for chain in state.chains:
+        np.testing.assert_array_equal(chain, np.full((3, 1), 2.0))
+
+
+def test_chains_survive_a_resumption_to_the_bit(tmp_path):
+    def noisy(theta, key, v):
+        return 0.9 * v + jax.random.normal(key, v.shape)
+
+    run = train_steps(contrastive(transition=noisy), np.linspace(0.0, 1.0, 12)[:, None])
+    indices = np.arange(12, dtype=np.int32).reshape(4, 3)
+
+    def fresh():
+        return chained_state(jnp.zeros((5, 1)))
+
+    whole, _ = run(fresh(), indices)
+    half, _ = run(fresh(), indices[:2])
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(half)
+        resumed, _ = run(checkpointer.restore(fresh()), indices[2:])
+    assert float(jnp.std(whole.chains)) > 0.0
+    np.testing.assert_array_equal(resumed.chains, whole.chains)
+    np.testing.assert_array_equal(resumed.theta, whole.theta)
+
+
+@pytest.mark.parametrize(
+    ("change", "chains", "error", "match"),
+    [
+        ({"num_steps": 0}, (), ValueError, "num_steps must be an integer >= 1, got 0"),
+        ({}, (), ValueError, "chains must have leaves"),
+        ({}, jnp.zeros((3, 2)), ValueError, "chains must be configurations shaped as those of x"),
+        ({"lower_loss": lower_loss}, (), ValueError, "phi_optimizer must be given with lower_loss"),
+        ({"phi_optimizer": optax.sgd(0.1)}, (), ValueError, "phi_optimizer must be given with low"),
+        ({"num_lower_steps": 1}, (), ValueError, "num_lower_steps must be 0 without lower_loss"),
+        ({}, jnp.zeros((3, 1), int), TypeError, "chains must have a floating dtype"),
+    ],
+)
+def test_bad_chains_and_levels_are_named(change, chains, error, match):
+    with pytest.raises(error, match=match):
+        contrastive(**change)(chained_state(chains), jnp.ones((5, 1)))

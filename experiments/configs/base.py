@@ -35,6 +35,15 @@ def _optimizer(eps_root):
     }
 
 
+def _noise():
+    return {
+        "noise_ratio": 1.0,  # noise examples per data example
+        "noise_mean": 0.0,  # of every coordinate; the nearer the data, the more is learned
+        "noise_scale": 1.0,
+        "log_partition_init": 0.0,  # of the learned log Z
+    }
+
+
 def get_config() -> ConfigDict:
     """Returns all keys with their defaults; locked, so a wrong key is an error."""
     config = ConfigDict(
@@ -66,6 +75,9 @@ def get_config() -> ConfigDict:
             # How the objective's gradient comes about. "bism" goes through the fit of the posterior
             # (section hypergradient), "vages" takes samples of it; "marginal" has the exact free
             # energy, "importance" estimates it from uniform latents: both learn no posterior.
+            # The rest have losses of their own and no use for the section objective: "contrastive"
+            # divergence (CD, PCD), noise-contrastive estimation by the exact free energy ("nce") or
+            # by a learned posterior ("vnce"), and "maximum_likelihood" by enumeration of log Z.
             "method": {
                 "name": "bism",
                 "bism": {},
@@ -79,6 +91,21 @@ def get_config() -> ConfigDict:
                 },
                 "marginal": {},
                 "importance": {"num_particles": 5},
+                "contrastive": {
+                    "num_steps": 1,  # k transitions
+                    "persistent": False,  # PCD-k: chains go on from step to step
+                    "num_chains": 100,  # where they do; else one an example
+                    # An RBM has block Gibbs on v. Deep energies have Langevin dynamics on (v, h),
+                    # the data's h from the learned posterior and then moved given v.
+                    "langevin": {
+                        "step_size": 0.02,
+                        "latent_step_size": 0.02,
+                        "num_latent_steps": 10,
+                    },
+                },
+                "nce": _noise(),
+                "vnce": _noise() | {"num_particles": 5},  # of a noise example; 0 for exact
+                "maximum_likelihood": {},
             },
             "objective": {
                 "name": "dsm",

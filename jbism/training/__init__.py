@@ -1,6 +1,7 @@
 """From losses to runs: train state, step builders, the loop, checkpoints, metrics."""
 
 from jbism.training._checkpoint import Checkpointer, CheckpointError
+from jbism.training._contrastive import contrastive_step
 from jbism.training._loop import DivergenceError, fit
 from jbism.training._methods import bism_step, marginal_step, vages_step
 from jbism.training._state import TrainState, create_state
@@ -17,6 +18,7 @@ __all__ = [
     "WorkdirError",
     "bilevel_step",
     "bism_step",
+    "contrastive_step",
     "create_state",
     "fit",
     "marginal_step",

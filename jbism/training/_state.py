@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,16 @@ from jbism.typing import Array, Key, Params
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["step", "key", "theta", "phi", "theta_opt_state", "phi_opt_state", "ema"],
+    data_fields=[
+        "step",
+        "key",
+        "theta",
+        "phi",
+        "theta_opt_state",
+        "phi_opt_state",
+        "ema",
+        "chains",
+    ],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -31,6 +41,7 @@ class TrainState:
     theta_opt_state: optax.OptState
     phi_opt_state: optax.OptState
     ema: Params  # exponential moving average of theta
+    chains: Any = ()  # where persistent Markov chains are; empty where a method has none
 
 
 def create_state(
@@ -40,6 +51,7 @@ def create_state(
     *,
     theta_optimizer: optax.GradientTransformation,
     phi_optimizer: optax.GradientTransformation,
+    chains: Any = (),
 ) -> TrainState:
     """Returns the state before the first step; the average starts at theta.
 
@@ -49,9 +61,11 @@ def create_state(
       phi: initial parameters of the posterior.
       theta_optimizer: optax transformation of the upper level.
       phi_optimizer: optax transformation of the lower level.
+      chains: where the Markov chains of a method that has persistent ones start, a pytree of
+        leaves [chains, ...]; see `contrastive_step`.
 
     Raises:
-      TypeError: if a parameter is not floating.
+      TypeError: if a parameter or the chains are not floating.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -60,7 +74,7 @@ def create_state(
       >>> int(state.step), state.ema["w"].tolist()
       (0, [1.0, 1.0])
     """
-    for name, tree in (("theta", theta), ("phi", phi)):
+    for name, tree in (("theta", theta), ("phi", phi), ("chains", chains)):
         for leaf in jax.tree.leaves(tree):
             _checks.floating(name, leaf)
     state = TrainState(
@@ -72,6 +86,7 @@ def create_state(
         phi_opt_state=phi_optimizer.init(phi),
         # In at least single precision: 1 - decay would vanish in a shorter float.
         ema=jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), theta),
+        chains=chains,
     )
     # Training donates the state's buffers: each has to be its own, and none the caller's.
     return jax.tree.map(jnp.copy, state)

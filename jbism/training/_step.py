@@ -1,7 +1,7 @@
 """From losses and optimizers to a function that advances a `TrainState`."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import optax
@@ -16,6 +16,9 @@ Step: TypeAlias = Callable[[TrainState, Array], tuple[TrainState, Metrics]]
 UpperLoss: TypeAlias = Callable[
     [Params, Params, optax.OptState, Key, Array], tuple[Array, Metrics]
 ]  # (theta, phi, phi_opt_state, key, v) -> loss, metrics
+ChainedLoss: TypeAlias = Callable[
+    [Params, Params, optax.OptState, Any, Key, Array], tuple[Array, tuple[Metrics, Any]]
+]  # (theta, phi, phi_opt_state, chains, key, v) -> loss, (metrics, chains)
 
 
 def bilevel_step(
@@ -60,6 +63,33 @@ def bilevel_step(
       >>> float(state.phi), float(metrics["loss"])
       (1.0, 1.0)
     """
+
+    def chained(theta, phi, phi_opt_state, chains, key, v):
+        loss, metrics = upper_loss(theta, phi, phi_opt_state, key, v)
+        return loss, (metrics, chains)
+
+    return chained_step(
+        upper_loss=chained,
+        lower_loss=lower_loss,
+        theta_optimizer=theta_optimizer,
+        phi_optimizer=phi_optimizer,
+        num_lower_steps=num_lower_steps,
+        ema_decay=ema_decay,
+        unroll_lower=unroll_lower,
+    )
+
+
+def chained_step(
+    *,
+    upper_loss: ChainedLoss,
+    lower_loss: Callable[[Params, Params, Key, Array], Array],
+    theta_optimizer: optax.GradientTransformation,
+    phi_optimizer: optax.GradientTransformation,
+    num_lower_steps: int,
+    ema_decay: float,
+    unroll_lower: int | bool,
+) -> Step:
+    """`bilevel_step` of an upper loss that also moves the state's Markov chains."""
     _checks.integer("num_lower_steps", num_lower_steps, minimum=0)
     if not 0.0 <= ema_decay < 1.0:
         raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay!r}")
@@ -76,8 +106,8 @@ def bilevel_step(
             opt_state=state.phi_opt_state,
             unroll=unroll_lower,
         )
-        (loss, upper_metrics), grads = jax.value_and_grad(upper_loss, has_aux=True)(
-            state.theta, phi, phi_opt_state, key_upper, v
+        (loss, (upper_metrics, chains)), grads = jax.value_and_grad(upper_loss, has_aux=True)(
+            state.theta, phi, phi_opt_state, state.chains, key_upper, v
         )
         updates, theta_opt_state = theta_optimizer.update(grads, state.theta_opt_state, state.theta)
         theta = optax.apply_updates(state.theta, updates)
@@ -101,6 +131,7 @@ def bilevel_step(
             theta_opt_state=theta_opt_state,
             phi_opt_state=phi_opt_state,
             ema=optax.incremental_update(theta, state.ema, 1.0 - ema_decay),
+            chains=chains,
         )
         return state, metrics
 
