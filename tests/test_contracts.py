@@ -21,9 +21,12 @@ from jbism.losses import (
     Corrupted,
     bism_loss,
     bism_lower_loss,
+    contrastive_loss,
     importance_loss,
     marginal_loss,
+    nce_loss,
     vages_loss,
+    vnce_loss,
 )
 from tests import oracles
 
@@ -227,6 +230,14 @@ def batch_functions():
     def vages(theta, key, v, **options):
         return vages_loss(theta, None, key, v, **options)
 
+    def nce(theta, key, v, **options):
+        return nce_loss(theta, jnp.zeros(()), key, v, **options)
+
+    def vnce(theta, key, v, **options):
+        return vnce_loss(theta, None, jnp.zeros(()), key, v, **options)
+
+    noise = distributions.Normal(jnp.zeros(2), jnp.zeros(2))
+
     return {
         "vaes": lambda v, key: vaes(theta, None, key, v, **sampled),
         "vages_loss": gradient(vages, **sampled, objective=DSM(0.3)),
@@ -235,11 +246,29 @@ def batch_functions():
         "importance_loss": gradient(
             importance_loss, **proposal, energy=model.apply, objective=DSM(0.3)
         ),
+        "contrastive_loss": gradient(
+            contrastive_loss,
+            energy=free_energy,
+            transition=lambda theta, key, v: 0.9 * v + 0.1 * jax.random.normal(key, v.shape),
+            num_steps=2,
+        ),
+        "nce_loss": gradient(nce, free_energy=free_energy, noise=noise),
+        "vnce_loss": gradient(vnce, **sampled, noise=noise),
     }
 
 
 @pytest.mark.parametrize(
-    "name", ["vaes", "vages_loss", "vages_loss_of_pairs", "marginal_loss", "importance_loss"]
+    "name",
+    [
+        "vaes",
+        "vages_loss",
+        "vages_loss_of_pairs",
+        "marginal_loss",
+        "importance_loss",
+        "contrastive_loss",
+        "nce_loss",
+        "vnce_loss",
+    ],
 )
 def test_functions_of_a_batch(name):
     check_contract(batch_functions()[name], BATCHES, KEYS)

@@ -123,6 +123,7 @@ def _check_num_latents(num_latents):
     num_latents = _checks.integer("num_latents", num_latents, minimum=1)
     if num_latents > _MAX_LATENTS:
         raise ValueError(
-            f"num_latents must be <= {_MAX_LATENTS} to enumerate 2^H latents, got {num_latents}"
+            f"num_latents must be <= {_MAX_LATENTS} to enumerate 2^H latents, got {num_latents}: "
+            "estimate by annealed importance sampling"
         )
     return num_latents
