@@ -4,7 +4,7 @@ from experiments.configs import base
 
 
 def get_config():
-    """Published: lr 2e-4, batch 100, 20,000 steps, σ 0.3, K 5, N 5. The initial scales are ours."""
+    """Published: lr 2e-4, batch 100, 20,000 steps, σ 0.3, K 5. Scales and lower level are ours."""
     config = base.get_config()
     config.name = "freyface_rbm"
     config.data.name = "freyface"
@@ -14,6 +14,7 @@ def get_config():
     config.energy.gaussian_rbm.sigma_init = 0.3
     config.energy.gaussian_rbm.weights_init_scale = 0.1
     config.divergence.name = "mean_field_kl"  # exact; the published code samples the same KL
+    config.hypergradient.name = "implicit_cg"  # published: unroll, N 0 to 10
     config.objective.name = "dsm"
     config.objective.dsm.sigma = 0.3
     for optimizer in (config.theta_optimizer, config.phi_optimizer):
