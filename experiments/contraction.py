@@ -38,7 +38,7 @@ _SETTINGS = (
     flags.DEFINE_float("distance", 1.0, "‖φ⁰ - φ*‖ / ‖φ*‖ of the start elsewhere."),
     flags.DEFINE_integer("num_points", 40, "About how many N, at most.", lower_bound=16),
     flags.DEFINE_integer("max_steps", 400, "The largest N.", lower_bound=10),
-    flags.DEFINE_integer("seed", 0, "Seed of everything."),
+    flags.DEFINE_integer("seed", 0, "Seed of everything.", lower_bound=0, upper_bound=2**32 - 1),
 )
 _PRODUCTS = (1, 2, 4, 8, 16, 24)  # of conjugate gradients
 _LEAST = 1e-12  # κ^N where the unrolls end, if --max_steps allows

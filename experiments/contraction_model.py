@@ -110,7 +110,10 @@ class Problem:
         step_size = share * 2.0 / (low + high)
         if contraction_factor(step_size, self.eigenvalues) >= 1.0:
             limit = 1.0 + low / high
-            raise ValueError(f"--shares must be below {limit:.4g} for a contraction, got {share:g}")
+            raise ValueError(
+                f"--shares must be below {limit:.4g}, and not nearly 0, for a contraction, "
+                f"got {share:g}"
+            )
         return float(step_size)
 
     def gradient(self, strategy, phi):

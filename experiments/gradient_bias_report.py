@@ -57,7 +57,9 @@ def draw(cells: Sequence[Mapping[str, Any]], *, title: str) -> Figure:
             if name == "FirstOrder" and points:
                 axes.axhline(points[0][1], color=color, linestyle="--", label=name)
             elif points:
-                axes.plot(*zip(*points, strict=True), "o-", color=color, markersize=4, label=name)
+                # The two lie on one another near φ*.
+                style = "o--" if name == "Neumann" else "o-"
+                axes.plot(*zip(*points, strict=True), style, color=color, markersize=4, label=name)
         axes.set(title=f"K = {k}", xlabel="N", xscale="log", yscale="log")
     low = min(axes.get_ylim()[0] for axes in panels[:-1])
     high = max(axes.get_ylim()[1] for axes in panels[:-1])

@@ -76,7 +76,10 @@ class Posterior(Protocol):
 
 
 class UpperLoss(Protocol):
-    """An upper-level loss F(θ, φ) whose remaining randomness is fixed by ``key``."""
+    """An upper-level loss F(θ, φ) whose remaining randomness is fixed by ``key``.
+
+    It reaches θ and φ by its arguments, not by closure: strategies differentiate in these.
+    """
 
     def __call__(self, theta: Params, phi: Params, key: Key, /) -> tuple[Array, Any]:
         """Returns the scalar loss and anything else that is worth keeping."""
@@ -110,7 +113,11 @@ class Divergence(Protocol):
 
 
 class Hypergradient(Protocol):
-    """A strategy for the θ-derivative of F(θ, φ_N(θ)); in that alone strategies differ."""
+    """A strategy for the θ-derivative of F(θ, φ_N(θ)), with φ_N from φ, a constant.
+
+    It splits the key between the calls of its losses, which must not see one key twice unless they
+    are to share their noise.
+    """
 
     def __call__(
         self,
@@ -123,5 +130,7 @@ class Hypergradient(Protocol):
         *,
         opt_state: Any = None,
     ) -> tuple[tuple[Array, Any], Any]:
-        """Returns (F, aux), F differentiable in θ through φ_N, and what the lower level did."""
+        """Returns what the upper loss returned, F differentiable in θ through φ_N, and a
+        `jbism.hypergradients.LowerLevel`.
+        """
         ...

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from jbism import energies, networks, posteriors
+from jbism import distributions, energies, networks, posteriors
 from jbism.divergences import IWAE, KL, Fisher, MeanFieldKL
 from jbism.estimators import variational_score
 from jbism.hypergradients import Descent, FirstOrder, ImplicitCG, LowerLevel, Neumann, Unroll
-from jbism.losses import DSM, MDSM, SM, SSM, bism_loss, bism_lower_loss
+from jbism.losses import DSM, MDSM, SM, SSM, bism_loss, bism_lower_loss, bism_upper_loss
 from tests import oracles
 
 BATCH, DIM_V, NUM_LATENTS = 4, 2, 3
@@ -205,6 +205,25 @@ def test_no_key_is_used_twice_but_where_noise_is_shared(x64, hypergradient):
 
     with jax.debug_key_reuse(True):
         oracles.jit(jax.grad(loss))(theta, solution(theta), jax.random.key(7))
+
+
+def test_both_levels_corrupt_the_data_alike_at_one_key(x64):
+    """Of data at the origin, and a score that is zero, both see the noise alone."""
+    sigma, v = 0.3, jnp.zeros((BATCH, DIM_V))
+    parts = {
+        "energy": lambda theta, v, h: jnp.sum(h**2),
+        "posterior": lambda phi, v: distributions.Normal(phi, jnp.zeros(2)),
+        "objective": DSM(sigma),
+    }
+
+    def squared(theta, phi, key, v, *, energy, posterior):
+        return 0.5 * jnp.sum((v / sigma**2) ** 2)
+
+    for key in jax.random.split(jax.random.key(8), 3):
+        upper, _ = bism_upper_loss(None, jnp.zeros(2), key, v, **parts)
+        lower = bism_lower_loss(None, jnp.zeros(2), key, v, **parts, divergence=squared)
+        oracles.assert_close(upper, lower, rtol=1e-12)
+        assert upper > 0.1
 
 
 def test_lower_loss_is_the_weighted_mean_at_corrupted_data(x64):

@@ -183,6 +183,126 @@ def test_the_lower_loss_is_averaged_over_samples_in_the_solve(x64):
     assert one.std() > 10 * many.std()
 
 
+def gradient_at_one(strategy, upper_loss, lower_loss, phi=1.0, theta=1.0):
+    """The θ-gradient of a problem in one dimension, and its `Solve`."""
+
+    def loss(theta):
+        (value, _), lower = strategy(upper_loss, lower_loss, theta, phi, KEY)
+        return value, lower.solve
+
+    return jax.grad(loss, has_aux=True)(theta)
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_the_two_sides_of_the_equation_share_their_noise(x64, num_samples):
+    """F = c(key) φ and G = ½ c(key) φ² - φθ: with the one key x = 1, whatever it is."""
+
+    def curvature(key):
+        return 1.0 + jax.random.normal(key) ** 2
+
+    def upper_loss(theta, phi, key):
+        return curvature(key) * phi, None
+
+    def lower_loss(theta, phi, key):
+        return 0.5 * curvature(key) * phi**2 - phi * theta
+
+    strategy = ImplicitCG(5, 0.0, 1e-12, num_samples=num_samples)
+    found, _ = gradient_at_one(strategy, upper_loss, lower_loss)
+    if num_samples == 1:
+        assert found == pytest.approx(1.0, rel=1e-12)
+    else:
+        # Of three curvatures one is F's: found = 3 c / (c + c' + c''), below 3.
+        assert 0.0 < found < 3.0
+        assert abs(found - 1.0) > 1e-3
+
+
+def test_samples_are_averaged_not_summed(x64):
+    """Only beside a ridge does the scale of G matter: x = 1 / (1 + ridge)."""
+    strategy = ImplicitCG(5, 0.5, 1e-12, num_samples=3)
+    lower_loss = lambda theta, phi, key: 0.5 * phi**2 - phi * theta  # noqa: E731
+    found, _ = gradient_at_one(strategy, lambda theta, phi, key: (phi, None), lower_loss)
+    assert found == pytest.approx(1.0 / 1.5, rel=1e-12)
+
+
+@pytest.mark.parametrize("strategy", [ImplicitCG(4, 0.0), Neumann(4, 0.5)])
+def test_nothing_to_solve_and_nothing_to_solve_with(x64, strategy):
+    """∂F/∂φ = 0 is solved by x = 0; a G that is flat in φ by nothing."""
+    with jax.debug_nans(True):
+        flat = lambda theta, phi, key: phi * theta  # noqa: E731
+        curved = lambda theta, phi, key: 0.5 * phi**2 - phi * theta  # noqa: E731
+        direct = lambda theta, phi, key: (3.0 * theta, None)  # noqa: E731
+        found, solve = gradient_at_one(strategy, direct, curved)
+        assert (found, solve.residual, solve.failed) == (3.0, 0.0, False)
+        _, solve = gradient_at_one(strategy, lambda theta, phi, key: (phi, None), flat)
+        assert solve.negative_curvature
+        assert solve.failed
+
+
+def test_the_series_reports_its_residual_and_that_it_diverges(problem):
+    phi = problem.optimum(problem.theta)
+    b = jax.grad(problem.upper_loss, argnums=1, has_aux=True)(problem.theta, phi)[0]
+    x = sum(
+        RATE * jnp.linalg.matrix_power(jnp.eye(DIM_PHI) - RATE * problem.hessian, n) @ b
+        for n in range(6)
+    )
+    _, lower = problem.gradient(Neumann(6, RATE), phi)
+    true = jnp.linalg.norm(b - problem.hessian @ x) / jnp.linalg.norm(b)
+    oracles.assert_close(lower.solve.residual, true, rtol=1e-10)
+    assert not lower.solve.failed
+    too_long = 2.5 / jnp.linalg.eigvalsh(problem.hessian)[-1]
+    _, lower = problem.gradient(Neumann(20, float(too_long)), phi)
+    assert lower.solve.failed
+    assert lower.solve.residual > 1.0
+
+
+def test_a_converged_solve_in_single_precision_has_not_failed():
+    """Past its rounding the residual is noise, along which no curvature is to be seen."""
+    curvatures = 1e-3 * jnp.linspace(1.0, 3.0, 5)
+
+    def lower_loss(theta, phi, key):
+        return 0.5 * jnp.sum(curvatures * phi**2) - phi @ theta
+
+    upper_loss = lambda theta, phi, key: (jnp.sum(phi), None)  # noqa: E731
+    strategy, one = ImplicitCG(200, 0.0, 0.0), jnp.ones(5)
+    found, solve = gradient_at_one(strategy, upper_loss, lower_loss, one, one)
+    assert not solve.failed
+    oracles.assert_close(found, 1.0 / curvatures, rtol=1e-5)
+
+
+def test_an_indirect_term_that_is_not_finite_has_failed(x64):
+    lower_loss = lambda theta, phi, key: 0.5 * phi**2 - phi * jnp.sqrt(theta)  # noqa: E731
+    upper_loss = lambda theta, phi, key: (phi + 2.0 * theta, None)  # noqa: E731
+    found, solve = gradient_at_one(ImplicitCG(4), upper_loss, lower_loss, theta=0.0)
+    assert solve.failed
+    assert np.isnan(found)
+    strategy = ImplicitCG(4, on_failure="first_order")
+    assert gradient_at_one(strategy, upper_loss, lower_loss, theta=0.0)[0] == 2.0
+
+
+def test_second_derivatives_raise_and_forward_mode_agrees(problem):
+    phi = problem.optimum(problem.theta)
+
+    def value(theta):
+        strategy = ImplicitCG(20, 0.0, 1e-12)
+        return strategy(problem.upper_loss, problem.lower_loss, theta, phi, KEY)[0][0]
+
+    direction = jnp.arange(1.0, 1.0 + DIM_THETA)
+    _, tangent = jax.jvp(value, (problem.theta,), (direction,))
+    oracles.assert_close(tangent, jax.grad(value)(problem.theta) @ direction, rtol=1e-12)
+    for second in (jax.hessian(value), jax.jacrev(jax.grad(value))):
+        with pytest.raises(NotImplementedError, match="no second derivatives; use Unroll"):
+            second(problem.theta)
+
+
+def test_precisions_may_differ_and_integers_are_refused():
+    lower_loss = lambda theta, phi, key: 0.5 * jnp.sum((phi - theta) ** 2)  # noqa: E731
+    upper_loss = lambda theta, phi, key: (jnp.sum(phi).astype(jnp.bfloat16), None)  # noqa: E731
+    found, _ = gradient_at_one(ImplicitCG(4, 0.0), upper_loss, lower_loss, jnp.ones(2), jnp.ones(2))
+    oracles.assert_close(found, jnp.ones(2), rtol=1e-2)
+    with pytest.raises(TypeError, match="theta must have a floating dtype"):
+        ImplicitCG(4)(upper_loss, lower_loss, jnp.arange(2), jnp.ones(2), KEY)
+
+
 def saddle(theta, phi, key):
     return 0.5 * phi[0] ** 2 - 0.5 * phi[1] ** 2 - phi @ theta
 
@@ -218,8 +338,7 @@ def test_failures_are_reported_and_fall_back_only_on_request(x64, strategy, lowe
     assert not np.allclose(gradient, fallen, equal_nan=False)
 
 
-def test_phi_and_what_closes_over_theta_have_no_derivative(problem):
-    """F reaches θ by its argument alone; φ⁰ is a constant."""
+def test_phi_has_no_derivative(problem):
 
     def loss(theta, phi):
         strategy = ImplicitCG(5, virtual_steps=2, optimizer=optax.sgd(RATE))

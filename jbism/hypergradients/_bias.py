@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jbism import _checks
 from jbism.typing import Array, Hypergradient, Key, LowerLoss, Params, UpperLoss
 
 
@@ -57,6 +58,8 @@ def bias(
       >>> float(found.norm), round(float(found.error), 4)  # (1, 0), where (2, 1) would be right
       (1.0, 1.4142)
     """
+    for name, value in (("strategy", strategy), ("reference", reference)):
+        _checks.option(name, value, "FirstOrder()")
     start = phi if reference_phi is None else reference_phi
 
     def gradient(strategy, phi, opt_state):
@@ -70,7 +73,28 @@ def bias(
 
 
 def compare_gradients(gradient: Params, reference: Params) -> GradientBias:
-    """Returns the `GradientBias` of two trees of the same structure."""
+    """Compares two gradients.
+
+    Args:
+      gradient: g, a tree.
+      reference: r, a tree of the same structure and shapes.
+
+    Returns:
+      A `GradientBias`. Where g or r is zero the cosine is NaN; where r is, so is or infinite the
+      relative error.
+
+    Raises:
+      ValueError: if the trees differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> found = compare_gradients({"w": jnp.array([3.0, 0.0])}, {"w": jnp.array([0.0, 4.0])})
+      >>> float(found.error), float(found.cosine)
+      (5.0, 0.0)
+    """
+    given, expected = (jax.tree.map(jnp.shape, tree) for tree in (gradient, reference))
+    if given != expected:
+        raise ValueError(f"gradient must have the shapes of reference, {expected}, got {given}")
     norm, reference_norm = optax.tree.norm(gradient), optax.tree.norm(reference)
     error = optax.tree.norm(jax.tree.map(jnp.subtract, gradient, reference))
     cosine = optax.tree.vdot(gradient, reference) / (norm * reference_norm)

@@ -47,6 +47,8 @@ class Implicit:
         opt_state: optax.OptState | None = None,
     ) -> tuple[tuple[Array, Any], LowerLevel]:
         """Returns F(θ, φ_N), its aux, and the `LowerLevel` with its `Solve`."""
+        for leaf in jax.tree.leaves(theta):
+            _checks.floating("theta", leaf)
         keys, key_upper, key_solve = virtual_keys(key, self.virtual_steps)
         phi, descent = constant_steps(
             lower_loss,
@@ -114,11 +116,13 @@ def implicit_gradient(
     indirect = jax.grad(lambda theta: jax.jvp(lambda phi: lower(theta, phi), (phi,), (x,))[1])(
         constant
     )
+    # An overflow may leave x finite, and worthless.
+    finite = jnp.isfinite(report.residual) & _all_finite(indirect)
+    report = report._replace(failed=report.failed | ~finite)
     if on_failure == "first_order":
         spoiled, substitute = report.failed, 0.0
     else:
-        # An overflow may leave x finite, and worthless.
-        spoiled, substitute = ~jnp.isfinite(report.residual), jnp.nan
+        spoiled, substitute = ~finite, jnp.nan
     gradient = jax.tree.map(
         lambda direct, indirect: direct - jnp.where(spoiled, substitute, indirect), direct, indirect
     )
@@ -136,14 +140,18 @@ def summarize(
 ) -> Solve:
     """Returns the `Solve` of an approximate solution that leaves a rest of b of this squared norm.
 
-    A residual above 1 is a failure where the method ``may_diverge``; that of conjugate gradients
-    may be there on the way, while the error falls.
+    A residual that has grown is a failure where the method ``may_diverge``; that of conjugate
+    gradients may on the way, while the error falls.
     """
-    rest, scale = jnp.sqrt(squared_rest), optax.tree.norm(b)
-    residual = jnp.where(scale > 0, rest / scale, rest)
+    scale = optax.tree.norm(b)
+    residual = jnp.sqrt(squared_rest) / jnp.where(scale > 0, scale, 1.0)
     sound = residual <= 1.0 if may_diverge else jnp.isfinite(residual)
     failed = negative_curvature | ~sound
     return Solve(residual, num_products, negative_curvature, failed)
+
+
+def _all_finite(tree):
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 @jax.custom_jvp
@@ -154,6 +162,21 @@ def _with_gradient(value, theta, gradient):  # noqa: ARG001
 
 @_with_gradient.defjvp
 def _with_gradient_jvp(primals, tangents):
-    value, _, gradient = primals
+    value, theta, gradient = primals
+    gradient = _once(gradient, theta)
     products = jax.tree.map(lambda g, t: jnp.sum(g * t), gradient, tangents[1])
-    return value, sum(jax.tree.leaves(products), jnp.zeros_like(value))
+    total = sum(jax.tree.leaves(products), jnp.zeros_like(value))
+    return value, total.astype(value.dtype)
+
+
+@jax.custom_jvp
+def _once(gradient, theta):  # noqa: ARG001
+    """The gradient, whose own derivative in theta nobody has."""
+    return gradient
+
+
+@_once.defjvp
+def _once_jvp(primals, tangents):
+    raise NotImplementedError(
+        "implicit hypergradients have no second derivatives; use Unroll, which has"
+    )

@@ -26,16 +26,21 @@ class ImplicitCG(Implicit):
     Use it where the lower level is solved well, as any RBM's is by `jbism.divergences.MeanFieldKL`:
     there it comes within 0.02 nats of the exact score on the checkerboard and within 2 on Frey
     face (560/400), with 15 products at the cost of five unrolled steps and in less memory. On deep
-    energies the Hessian is indefinite and badly scaled: training may diverge.
+    energies, and where G is sampled, the Hessian is indefinite: training may diverge. A solve cut
+    short may leave a residual above 1 and more bias than `FirstOrder` has: take 10 to 20 steps.
 
-    A direction of curvature that is not positive ends the solve with what has been found before
+    It has first derivatives alone; the second raise NotImplementedError. A direction of curvature
+    that is not positive ends the solve with what has been found before
     it, nothing if it is the first; numbers that are not finite make the gradient so. The
-    `LowerLevel`'s ``solve`` tells; nothing falls back unless ``on_failure`` says so.
+    `LowerLevel`'s ``solve`` tells; nothing falls back unless ``on_failure`` says so. Without
+    virtual steps opt_state is not used.
 
     Args:
       num_steps: the most steps of conjugate gradients, at least 1.
       ridge: >= 0, added to the Hessian.
-      tolerance: stop when the residual's norm is this share of the right-hand side's.
+      tolerance: stop when the residual's norm is this share of the right-hand side's, at least the
+        machine's epsilon. The residual is that of the recurrence, which in an ill-conditioned
+        equation falls below the true one by rounding.
       num_samples: keys that G is averaged over in the solve.
       on_failure: ``"report"``, or ``"first_order"`` for the gradient without the indirect term
         where the solve failed.
@@ -74,7 +79,9 @@ class ImplicitCG(Implicit):
         def damped(p):
             return jax.tree.map(lambda hp, p: hp + self.ridge * p, product(p), p)
 
-        enough = self.tolerance**2 * optax.tree.vdot(b, b)
+        squared = optax.tree.vdot(b, b)
+        # Below its rounding the residual is no longer one, and directions have no curvature.
+        enough = jnp.maximum(self.tolerance, jnp.finfo(squared.dtype).eps) ** 2 * squared
 
         def unfinished(state):
             *_, squared, count, negative = state
@@ -96,7 +103,7 @@ class ImplicitCG(Implicit):
             optax.tree.zeros_like(b),
             b,
             b,
-            optax.tree.vdot(b, b),
+            squared,
             jnp.zeros((), int),
             jnp.zeros((), bool),
         )

@@ -7,7 +7,11 @@ from jbism.typing import Array, Params
 
 
 class Solve(NamedTuple):
-    """How well an implicit strategy solved (∂²G/∂φ² + ridge) x = ∂F/∂φ."""
+    """How well an implicit strategy solved (∂²G/∂φ² + ridge) x = ∂F/∂φ.
+
+    It tells of the equation at φ_N alone, not of how far φ_N is from the optimum: for that see the
+    gradient norms of the `Descent`, and of the lower steps before.
+    """
 
     residual: Array  # scalar, norm of the equation's residual over that of its right-hand side
     num_products: Array  # integer scalar, products with ∂²G/∂φ²

@@ -69,7 +69,8 @@ class Neumann(Implicit):
         (rest, total), _ = jax.lax.scan(step, start, length=self.num_terms)
         # The first term that is left out is what the sum leaves of b.
         x = optax.tree.scale(self.step_size, total)
-        negative = optax.tree.vdot(x, b) < optax.tree.vdot(x, rest)
+        squared = optax.tree.vdot(b, b)
+        negative = (squared > 0) & (optax.tree.vdot(x, b) <= optax.tree.vdot(x, rest))
         return x, summarize(
             b,
             optax.tree.vdot(rest, rest),

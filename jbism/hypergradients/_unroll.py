@@ -24,7 +24,8 @@ class Unroll:
     φ_0 = φ⁰ held constant, φ_n = φ_{n-1} - optimizer(∇_φ G(θ, φ_{n-1})), and dφ_N/dθ by reverse
     mode through the scan (Bao et al., 2020, Eqn. 13 with SGD; the published code differentiates
     the live Adam). With SGD of rate α the bias falls geometrically in N where G is strongly convex
-    in φ; through Adam, whose normalised steps hardly move with θ, it may not fall at all.
+    in φ. Adam's steps depend on θ through the direction of their gradient alone: little as a rule,
+    and arbitrarily much where the gradient is small and the state fresh. Pass the live state.
 
     Use it with SGD where φ⁰ is far from its optimum, which `ImplicitCG` takes it to be at; with the
     live Adam to reproduce published figures (`jbism.losses.SSM` gains by it, DSM does not).

@@ -179,7 +179,8 @@ def bism_loss(
       posterior: ``(phi, v) -> Distribution`` of one example, reparameterised.
       objective: upper level F: `SM`, `SSM`, `DSM`, `MDSM` or `KSD`.
       divergence: lower level G: one of `jbism.divergences`.
-      hypergradient: one of `jbism.hypergradients`, such as ``Unroll(5, optimizer)``.
+      hypergradient: one of `jbism.hypergradients`, such as ``Unroll(5, optimizer)``, or any
+        `jbism.typing.Hypergradient`.
       opt_state: state in which the virtual steps' optimizer starts, the live one where it is the
         same optimizer; None starts a fresh one.
 
@@ -206,6 +207,7 @@ def bism_loss(
     """
     _checks.option("divergence", divergence, "KL()")
     _checks.option("hypergradient", hypergradient, "FirstOrder()")
+    phi = jax.lax.stop_gradient(phi)
     parts: dict[str, Any] = {"energy": energy, "posterior": posterior, "objective": objective}
 
     def lower_loss(theta, phi, key):
