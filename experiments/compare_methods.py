@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.builders import build
-from experiments.validation import ConfigError
+from experiments.validation import ConfigError, validate
 
 _DSM, _SSM, _KSD = ({"objective.name": name} for name in ("dsm", "ssm", "ksd"))
 _EXACT = {"method.name": "marginal"}
@@ -77,7 +77,7 @@ def check_methods(config: ConfigDict, names: Sequence[str]) -> None:
     Raises:
       ConfigError: if one does not, or the config itself cannot be used.
     """
-    build(config)
+    validate(config)
     refused = {}
     for name in names:
         try:
