@@ -39,7 +39,7 @@ def train_alone(config, seed, num_steps):
 
 
 def run(workdir, **changes):
-    flags = {"config": CONFIG, "workdir": workdir, "seeds": 2, "num_steps": 25}
+    flags = {"config": CONFIG, "workdir": workdir, "seeds": 2, "num_steps": 20}
     flags |= {"num_validations": 2} | {f"config.{key}": value for key, value in TINY.items()}
     return run_binary("compare", flags | changes, switches=["--noprogress"])
 
@@ -66,18 +66,18 @@ def test_run_resume_and_errors(tmp_path):
         assert row["standard_error"] == pytest.approx(half)
         assert f"| {row['method']} | {row['mean']:.3f} ± {half:.3f} |" in text
         assert (row["seeds"], row["num_diverged"]) == ([0, 1], 0)
-        assert row["validation_steps"] == [12, 25]
+        assert row["validation_steps"] == [10, 20]
         best = np.argmax(row["validation_log_likelihood"], axis=0)
         assert row["best_steps"] == [row["validation_steps"][i] for i in best]
     # The second seed, trained and judged by itself.
-    experiment, state = train_alone(method_config(tiny(), "bidsm-first-order"), 1, 25)
+    experiment, state = train_alone(method_config(tiny(), "bidsm-first-order"), 1, 20)
     alone = evaluation.evaluate(experiment, state.theta, state.phi, jax.random.key(0))
     assert alone["log_likelihood_method"].startswith(rows[1]["log_likelihood_method"])
     assert rows[1]["log_likelihood"][1] == pytest.approx(alone["log_likelihood"], rel=1e-5)
 
     settings = json.loads((workdir / "config.json").read_text())
     assert (settings["seeds"], settings["num_validations"]) == (2, 2)
-    assert settings["model"]["train"]["num_steps"] == 25
+    assert settings["model"]["train"]["num_steps"] == 20
     wrong = run(tmp_path / "other", methods="pcd1,foo")
     assert wrong.returncode == 1
     assert wrong.stderr.startswith("error: --methods must be of all, dsm, ssm,"), wrong.stderr
