@@ -14,9 +14,12 @@ and, of 2-D data, densities.png. Run again, the same command does the methods th
 """
 
 import json
+import os
+import tempfile
 from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
@@ -42,6 +45,17 @@ _NUM_VALIDATIONS = flags.DEFINE_integer(
 
 
 def main() -> None:
+    # A device a core, among which the seeds are divided: each alone is too small for several.
+    jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, _SEEDS.value))
+    with tempfile.TemporaryDirectory() as compiled:
+        # Seeds and methods compile many programs that are the same.
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            jax.config.update("jax_compilation_cache_dir", compiled)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        _compare()
+
+
+def _compare():
     config, names = _CONFIG.value, select(_METHODS.value)
     if _NUM_STEPS.value is not None:
         config.train.num_steps = _NUM_STEPS.value

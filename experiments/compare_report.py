@@ -13,7 +13,7 @@ from jbism import plotting
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLUMNS = 6  # panels a row
+_COLUMNS = 6  # panels a row, at most
 
 
 def mean_and_error(values: Sequence[float | None]) -> tuple[float | None, float | None]:
@@ -76,7 +76,8 @@ def _with_error(mean, error):
 def draw_curves(rows: Sequence[Mapping[str, Any]], *, title: str) -> Figure:
     """Draws a panel a method: each seed's curve, their mean and range, and all means behind."""
     figure, panels = _panels(len(rows), height=2.5)
-    figure.suptitle(title)
+    legend = "line and band: mean and range of the seeds; grey: means of all; number: test, last"
+    figure.suptitle(f"{title}\n{legend}", fontsize="medium")
     curves = [_curve(line) for line in rows]
     low, high = _limits(curves)
     for axes, line, (steps, values) in zip(panels, rows, curves, strict=True):
@@ -87,6 +88,8 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], *, title: str) -> Figure:
         axes.fill_between(steps[known], bottom, top, color="tab:blue", alpha=0.25, linewidth=0)
         axes.plot(steps, _nan_mean(values), "o-", color="tab:blue", markersize=2.5, linewidth=1.2)
         axes.set(ylim=(low, high), xlim=(0, steps[-1] * 1.03))
+        axes.set_xticks([0, steps[-1] / 2, steps[-1]])
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set_title(f"{line['method']}: {_with_error(line['mean'], None)}", fontsize="medium")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -99,7 +102,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], *, title: str) -> Figure:
 def draw_densities(
     panels_of: Mapping[str, Mapping[str, np.ndarray]], *, title: str
 ) -> Figure | None:
-    """Draws for each method the model's density above its samples, first the data's sample.
+    """Draws for each method the model's density above its samples; first, points of the data.
 
     Args:
       panels_of: by method, its ``bounds``, ``data``, ``samples`` and, where it is known,
@@ -115,17 +118,17 @@ def draw_densities(
     first = next(iter(shown.values()))
     bounds = tuple(first["bounds"].tolist())
     figure, panels = _panels(len(shown) + 1, height=4.0, of_each=2)
-    figure.suptitle(title)
-    _scatter(panels[0][1], first["data"], bounds)
-    panels[0][0].set_axis_off()
-    panels[0][1].set_title("data", fontsize="medium")
-    peak = max(
-        (np.exp(x["log_density"]).max() for x in shown.values() if "log_density" in x), default=1.0
-    )
+    figure.suptitle(f"{title}; density of the model, one colour scale, above its samples")
+    _scatter(panels[0][0], first["data"], bounds)
+    panels[0][0].set_title("data", fontsize="medium")
+    panels[0][1].set_axis_off()
+    peaks = [np.exp(x["log_density"]).max() for x in shown.values() if "log_density" in x]
+    # One model of a narrow peak leaves the others their colours.
+    brightest = min(max(peaks), 2.5 * float(np.median(peaks))) if peaks else None
     for (above, below), (name, arrays) in zip(panels[1:], shown.items(), strict=True):
         if "log_density" in arrays and not np.isnan(arrays["log_density"]).any():
             above.imshow(
-                np.exp(arrays["log_density"]), extent=bounds, origin="lower", vmin=0, vmax=peak
+                np.exp(arrays["log_density"]), extent=bounds, origin="lower", vmin=0, vmax=brightest
             )
             above.set(xticks=[], yticks=[])
         else:
@@ -147,8 +150,8 @@ def _panels(number, *, height, of_each=1):
     """Returns a figure and the axes of each panel, or tuples of them one above the other."""
     from matplotlib.figure import Figure
 
-    columns = min(_COLUMNS, number)
-    num_rows = -(-number // columns)
+    num_rows = -(-number // _COLUMNS)
+    columns = -(-number // num_rows)
     figure = Figure(figsize=(2.4 * columns + 0.6, height * num_rows + 0.6), layout="constrained")
     grid = figure.subplots(num_rows * of_each, columns, squeeze=False)
     groups = grid.reshape(num_rows, of_each, columns).swapaxes(1, 2).reshape(-1, of_each)

@@ -1,4 +1,4 @@
-"""Several seeds of one config, trained by one program."""
+"""Several seeds of one config, trained by one program on all devices."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from experiments.builders import Experiment, build
@@ -58,7 +59,8 @@ def train_seeds(
 
     Seed s has its own data or split of them, initial parameters, batches and noise: those of
     ``config.seed = s`` trained alone, which it equals up to rounding. A seed whose metrics cease to
-    be finite goes on, and is named in ``diverged``.
+    be finite goes on, and is named in ``diverged``. The seeds are divided among as many devices as
+    take equal shares.
 
     Args:
       config: the config of the first seed; the others count up from its ``seed``.
@@ -80,8 +82,21 @@ def train_seeds(
         raise ValueError(f"stops must increase within 1 to {last}, got {list(stops)}")
     experiments = build_seeds(config, num_seeds)
     orders = [experiment.order for experiment in experiments]
+    own, every, by_step = _shardings(num_seeds)
     states = jax.tree.map(lambda *x: jnp.stack(x), *(e.initial_state for e in experiments))
+    states = jax.device_put(states, own)
     data, data_axis = _stack([experiment.dataset.train for experiment in experiments])
+    data = jax.device_put(data, every if data_axis is None else own)
+    run = jax.jit(
+        jax.shard_map(
+            partial(_run, experiments[0].step, data_axis),
+            mesh=own.mesh,
+            in_specs=(own.spec, data.sharding.spec, by_step.spec),
+            out_specs=(own.spec, by_step.spec),
+            check_vma=False,
+        ),
+        donate_argnums=0,
+    )
     compiled: dict[int, Callable] = {}
     seconds = {"compile": 0.0, "train": 0.0}
     diverged = np.zeros(num_seeds, np.int64)
@@ -89,10 +104,9 @@ def train_seeds(
     for end, is_stop in _calls(stops, last, config.train.steps_per_call):
         start = time.perf_counter()
         chunks = [order.indices(begin, end - begin) for order in orders]
-        indices = jnp.asarray(np.stack(chunks, axis=1))
+        indices = jax.device_put(np.stack(chunks, axis=1), by_step)
         if end - begin not in compiled:
             compiling = time.perf_counter()
-            run = jax.jit(partial(_run, experiments[0].step, data_axis), donate_argnums=0)
             lowered = run.lower(states, data, indices)
             compiled[end - begin] = lowered.compile(compiler_options=compiler_options)
             spent = time.perf_counter() - compiling
@@ -110,12 +124,21 @@ def train_seeds(
     return Trained(experiments, states, diverged, seconds["compile"], seconds["train"])
 
 
+def _shardings(num_seeds):
+    """Returns the shardings of [S, ...], of what all seeds share, and of [steps, S, ...]."""
+    devices = jax.devices()
+    count = max(n for n in range(1, len(devices) + 1) if num_seeds % n == 0)
+    mesh = Mesh(np.array(devices[:count]), ("seeds",))
+    specs = PartitionSpec("seeds"), PartitionSpec(), PartitionSpec(None, "seeds")
+    return [NamedSharding(mesh, spec) for spec in specs]
+
+
 def _stack(arrays):
     """Returns arrays [S, n, ...] and the axis of S; one array, and None, where all are the same."""
     first = arrays[0]
     if all(np.array_equal(first, x) for x in arrays[1:]):
-        return jnp.asarray(first), None
-    return jnp.asarray(np.stack(arrays)), 0
+        return first, None
+    return np.stack(arrays), 0
 
 
 def _calls(stops, last, steps_per_call):
