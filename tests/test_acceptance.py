@@ -1,55 +1,28 @@
 """Whole experiments at (nearly) their published settings, by the figures they reach."""
 
-import functools
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import evaluation, report
 from experiments.builders import build
+from experiments.seeds import seed_state, train_seeds
 from jbism import metrics
-from jbism.data import BatchOrder
 from jbism.training import fit, train_steps
 from tests.configs import make_config
 
+# Long enough to be worth compiling well, unlike the rest of the suite.
 OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
 
 def checkerboard_log_likelihoods(overrides, *, num_seeds):
-    """Exact test log-likelihoods after 20,000 steps of several seeds, trained by one program.
-
-    The seeds differ in their initial parameters, batches and noise.
-    """
+    """Exact test log-likelihoods after 20,000 steps of several seeds, trained by one program."""
     config = make_config("checkerboard_rbm", overrides | {"train.num_steps": 20_000})
-    experiment = build(config)
-    data = jnp.asarray(experiment.dataset.train)
-
-    def seeded(seed):
-        config.seed = seed
-        return build(config).initial_state
-
-    states = jax.tree.map(lambda *x: jnp.stack(x), *(seeded(seed) for seed in range(num_seeds)))
-    orders = [
-        BatchOrder(jax.random.key(seed), len(data), config.train.batch_size)
-        for seed in range(num_seeds)
-    ]
-
-    # Long enough to be worth compiling well, unlike the rest of the suite.
-    @functools.partial(jax.jit, compiler_options=OPTIMIZED)
-    def run(states, indices):
-        def one_step(states, rows):
-            return jax.vmap(experiment.step)(states, data[rows])[0], None
-
-        return jax.lax.scan(one_step, states, indices)[0]
-
-    for start in range(0, config.train.num_steps, config.train.steps_per_call):
-        chunks = [order.indices(start, config.train.steps_per_call) for order in orders]
-        states = run(states, jnp.asarray(np.stack(chunks, axis=1)))
+    trained = train_seeds(config, num_seeds, compiler_options=OPTIMIZED)
+    assert not trained.diverged.any()
     figures = []
-    for seed in range(num_seeds):
-        state = jax.tree.map(lambda x, seed=seed: x[seed], states)
+    for seed, experiment in enumerate(trained.experiments):
+        state = seed_state(trained.states, seed)
         figures.append(evaluation.evaluate(experiment, state.theta, state.phi, jax.random.key(9)))
     log_likelihoods = [x["log_likelihood"] for x in figures]
     print("exact test log-likelihood:", log_likelihoods)

@@ -1,0 +1,113 @@
+"""Compares methods on one config: all seeds of a method are trained by one program.
+
+Each method of --methods sets its own keys (method, objective, hypergradient, divergence, number of
+particles: experiments/compare_methods.py); the rest is the config's. Seed s of a method equals
+``experiments.train`` with that method and ``config.seed = s``, counted from the config's, up to
+rounding. The log-likelihood of the test set is that of the last step, and that of the step, of
+--num_validations, at which the validation log-likelihood is best; it is exact where log Z can be
+enumerated, else an estimate as ``experiments.train`` makes it, which takes its time. A seed whose
+metrics cease to be finite counts as diverged and is left out of the means.
+
+Writes to the work directory: config.json, cells/ (one a method), table.md, table.json, curves.png
+and, of 2-D data, densities.png. Run again, the same command does the methods that are missing, so
+--methods may grow; --overwrite starts over.
+"""
+
+import json
+import os
+import tempfile
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from experiments import _grid, _main, compare_model, compare_report
+from experiments.compare_methods import METHODS, check_methods, method_config, select
+from jbism import plotting
+
+flags.adopt_module_key_flags(_main)
+flags.adopt_module_key_flags(_grid)
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, such as experiments/configs/checkerboard_rbm.py."
+)
+_METHODS = flags.DEFINE_list("methods", ["all"], f"Which: all, or of {', '.join(METHODS)}.")
+_SEEDS = flags.DEFINE_integer("seeds", 10, "Seeds a method.", lower_bound=1)
+_NUM_STEPS = flags.DEFINE_integer(
+    "num_steps", None, "Steps of training; by default the config's.", lower_bound=1
+)
+_NUM_VALIDATIONS = flags.DEFINE_integer(
+    "num_validations", 20, "Evenly spaced validations, the last at the end.", lower_bound=1
+)
+
+
+def main() -> None:
+    # A device a core, among which the seeds are divided: each alone is too small for several.
+    jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, _SEEDS.value))
+    with tempfile.TemporaryDirectory() as compiled:
+        # Seeds and methods compile many programs that are the same.
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            jax.config.update("jax_compilation_cache_dir", compiled)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        _compare()
+
+
+def _compare():
+    config, names = _CONFIG.value, select(_METHODS.value)
+    if _NUM_STEPS.value is not None:
+        config.train.num_steps = _NUM_STEPS.value
+    check_methods(config, names)
+    settings: dict[str, Any] = {
+        "methods": names,
+        "seeds": _SEEDS.value,
+        "num_validations": _NUM_VALIDATIONS.value,
+        "model": json.loads(config.to_json()),
+    }
+    grid = _grid.open_grid(
+        settings, picture="curves.png", may_differ=("methods", "model.data.dir", "model.log")
+    )
+    for stale in ("table.md", "densities.png"):
+        (grid.workdir / stale).unlink(missing_ok=True)
+    rows, planes = [], {}
+    with tqdm(
+        total=len(names) * config.train.num_steps, unit="step", disable=not _grid.PROGRESS.value
+    ) as bar:
+        for i, name in enumerate(names):
+            bar.set_description(f"{name}, {_SEEDS.value} seeds")
+            arrays = grid.workdir / "cells" / f"{name}.npz"
+            cell = grid.cell(name, partial(_run_cell, config, name, arrays, bar.update))
+            bar.update((i + 1) * config.train.num_steps - bar.n)
+            rows.append(compare_report.row(name, cell))
+            with np.load(arrays) as stored:
+                planes[name] = dict(stored)
+    grid.write_table({"config": settings, "rows": rows})
+    text = compare_report.markdown(rows)
+    (grid.workdir / "table.md").write_text(text + "\n")
+    title = f"{config.name}, {config.train.num_steps:,} steps, {_SEEDS.value} seeds"
+    plotting.save(compare_report.draw_curves(rows, title=title), grid.workdir / "curves.png")
+    figure = compare_report.draw_densities(planes, title=f"{title}: the first seed")
+    if figure is not None:
+        plotting.save(figure, grid.workdir / "densities.png")
+    print(f"{title}: test log-likelihood, nats ({rows[0]['log_likelihood_method']})\n\n{text}")
+    print(f"\nThe pictures, the table and all figures are in {grid.workdir}")
+
+
+def _run_cell(config, name, arrays_path, advanced):
+    cell, arrays = compare_model.measure(
+        method_config(config, name),
+        num_seeds=_SEEDS.value,
+        num_validations=_NUM_VALIDATIONS.value,
+        advanced=advanced,
+    )
+    # Before the cell that says they are there.
+    named: dict[str, Any] = arrays
+    np.savez_compressed(arrays_path, **named)
+    return cell
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    _main.run(main)

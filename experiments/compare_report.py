@@ -1,0 +1,191 @@
+"""The table and the pictures of the comparison of methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jbism import plotting
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLUMNS = 6  # panels a row, at most
+
+
+def mean_and_error(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Returns the mean of the values that are not None and its standard error, None if unknown."""
+    known = [x for x in values if x is not None]
+    if not known:
+        return None, None
+    if len(known) == 1:
+        return known[0], None
+    return float(np.mean(known)), float(np.std(known, ddof=1) / math.sqrt(len(known)))
+
+
+def row(name: str, cell: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a method's line of the table, JSON values."""
+    mean, error = mean_and_error(cell["log_likelihood"])
+    best_mean, best_error = mean_and_error(cell["best_log_likelihood"])
+    return {
+        "method": name,
+        "mean": mean,
+        "standard_error": error,
+        "best_mean": best_mean,
+        "best_standard_error": best_error,
+        "num_diverged": sum(step is not None for step in cell["diverged_at"]),
+        **cell,
+    }
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Formats the table, a line a method."""
+    lines = [
+        ["method", "last", "best by validation", "least", "most", "diverged"],
+        ["---"] * 6,
+    ]
+    lines[0] += ["ms a step a seed", "s", "CPU s"]
+    lines[1] += ["---"] * 3
+    for line in rows:
+        known = [x for x in line["log_likelihood"] if x is not None]
+        lines.append(
+            [
+                line["method"],
+                _with_error(line["mean"], line["standard_error"]),
+                _with_error(line["best_mean"], line["best_standard_error"]),
+                f"{min(known):.3f}" if known else "",
+                f"{max(known):.3f}" if known else "",
+                f"{line['num_diverged']} of {len(line['seeds'])}",
+                f"{line['milliseconds']:.3g}",
+                f"{line['seconds']:.0f}",
+                f"{line['cpu_seconds']:.0f}",
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _with_error(mean, error):
+    if mean is None:
+        return ""
+    return f"{mean:.3f}" if error is None else f"{mean:.3f} ± {error:.3f}"
+
+
+def draw_curves(rows: Sequence[Mapping[str, Any]], *, title: str) -> Figure:
+    """Draws a panel a method: each seed's curve, their mean and range, and all means behind."""
+    figure, panels = _panels(len(rows), height=2.5)
+    legend = "line and band: mean and range of the seeds; grey: means of all; number: test, last"
+    figure.suptitle(f"{title}\n{legend}", fontsize="medium")
+    curves = [_curve(line) for line in rows]
+    low, high = _limits(curves)
+    for axes, line, (steps, values) in zip(panels, rows, curves, strict=True):
+        for other_steps, other in curves:
+            axes.plot(other_steps, _nan_mean(other), color="0.8", linewidth=0.8)
+        known = np.isfinite(values).any(axis=1)
+        bottom, top = (f(values[known], axis=1) for f in (np.nanmin, np.nanmax))
+        axes.fill_between(steps[known], bottom, top, color="tab:blue", alpha=0.25, linewidth=0)
+        axes.plot(steps, _nan_mean(values), "o-", color="tab:blue", markersize=2.5, linewidth=1.2)
+        axes.set(ylim=(low, high), xlim=(0, steps[-1] * 1.03))
+        axes.set_xticks([0, steps[-1] / 2, steps[-1]])
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.set_title(f"{line['method']}: {_with_error(line['mean'], None)}", fontsize="medium")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.label_outer()
+    figure.supxlabel("step", fontsize="medium")
+    figure.supylabel("validation log-likelihood, nats", fontsize="medium")
+    return figure
+
+
+def draw_densities(
+    panels_of: Mapping[str, Mapping[str, np.ndarray]], *, title: str
+) -> Figure | None:
+    """Draws for each method the model's density above its samples; first, points of the data.
+
+    Args:
+      panels_of: by method, its ``bounds``, ``data``, ``samples`` and, where it is known,
+        ``log_density``; empty where there is no model.
+      title: text above.
+
+    Returns:
+      The figure; None if no method has a picture.
+    """
+    shown = {name: arrays for name, arrays in panels_of.items() if arrays}
+    if not shown:
+        return None
+    first = next(iter(shown.values()))
+    bounds = tuple(first["bounds"].tolist())
+    figure, panels = _panels(len(shown) + 1, height=4.0, of_each=2)
+    figure.suptitle(f"{title}; density of the model, one colour scale, above its samples")
+    _scatter(panels[0][0], first["data"], bounds)
+    panels[0][0].set_title("data", fontsize="medium")
+    panels[0][1].set_axis_off()
+    peaks = [np.exp(x["log_density"]).max() for x in shown.values() if "log_density" in x]
+    # One model of a narrow peak leaves the others their colours.
+    brightest = min(max(peaks), 2.5 * float(np.median(peaks))) if peaks else None
+    for (above, below), (name, arrays) in zip(panels[1:], shown.items(), strict=True):
+        if "log_density" in arrays and not np.isnan(arrays["log_density"]).any():
+            above.imshow(
+                np.exp(arrays["log_density"]), extent=bounds, origin="lower", vmin=0, vmax=brightest
+            )
+            above.set(xticks=[], yticks=[])
+        else:
+            above.set_axis_off()
+        above.set_title(name, fontsize="medium")
+        _scatter(below, arrays["samples"], bounds)
+    return figure
+
+
+def _scatter(axes, points, bounds):
+    """Draws the finite points without labels: panels are many and share one plane."""
+    finite = points[np.isfinite(points).all(axis=1)]
+    if len(finite):
+        plotting.scatter(finite, bounds=bounds, axes=axes)
+    axes.set(xlabel=None, ylabel=None, xticks=[], yticks=[])
+
+
+def _panels(number, *, height, of_each=1):
+    """Returns a figure and the axes of each panel, or tuples of them one above the other."""
+    from matplotlib.figure import Figure
+
+    num_rows = -(-number // _COLUMNS)
+    columns = -(-number // num_rows)
+    figure = Figure(figsize=(2.4 * columns + 0.6, height * num_rows + 0.6), layout="constrained")
+    grid = figure.subplots(num_rows * of_each, columns, squeeze=False)
+    groups = grid.reshape(num_rows, of_each, columns).swapaxes(1, 2).reshape(-1, of_each)
+    for axes in groups[number:].flat:
+        axes.remove()
+    used = groups[:number]
+    return figure, used[:, 0] if of_each == 1 else used
+
+
+def _curve(line):
+    """Returns steps [n] and values [n, seeds], NaN where unknown."""
+    return np.array(line["validation_steps"]), np.array(
+        line["validation_log_likelihood"], np.float64
+    )
+
+
+def _nan_mean(values):
+    """Returns the mean over seeds of what is known."""
+    known = np.isfinite(values)
+    count = known.sum(axis=1)
+    total = np.where(known, values, 0.0).sum(axis=1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _limits(curves):
+    """Returns limits of the vertical axis that hold all ends, but not every bad beginning."""
+    means = [_nan_mean(values) for _, values in curves]
+    every = np.concatenate([x[np.isfinite(x)] for x in means] or [np.zeros(0)])
+    if not every.size:
+        return -1.0, 1.0
+    high = every.max()
+    ends = [x[np.isfinite(x)][-1] for x in means if np.isfinite(x).any()]
+    # The worst end, unless it is far out: it would flatten all others.
+    span = 3 * (high - np.median(ends)) or 1.0
+    low = max(min(ends), high - 2 * span)
+    margin = 0.08 * (high - low) or 0.1
+    return low - margin, high + margin

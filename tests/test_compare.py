@@ -1,0 +1,193 @@
+"""The comparison of methods: seeds in one program against seeds alone, and as a process."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import compare_model, compare_report, evaluation, seeds
+from experiments.builders import build
+from experiments.compare_methods import METHODS, check_methods, method_config, select
+from experiments.validation import ConfigError
+from jbism.training import fit, train_steps
+from tests import oracles
+from tests.configs import DEEP, TINY, TINY_DEEP, make_config
+from tests.processes import run_binary
+
+CONFIG = "experiments/configs/checkerboard_rbm.py"
+
+
+def tiny(**overrides):
+    return make_config("checkerboard_rbm", TINY | overrides)
+
+
+def train_alone(config, seed, num_steps):
+    """Returns the experiment of a seed and its state after some steps, as training has it."""
+    config.seed = seed
+    experiment = build(config)
+    state = fit(
+        experiment.initial_state,
+        train_steps(experiment.step, experiment.dataset.train),
+        experiment.order,
+        num_steps=num_steps,
+        steps_per_call=num_steps,
+        log_every=num_steps,
+        progress=False,
+    )
+    return experiment, state
+
+
+def run(workdir, **changes):
+    flags = {"config": CONFIG, "workdir": workdir, "seeds": 2, "num_steps": 20}
+    flags |= {"num_validations": 2} | {f"config.{key}": value for key, value in TINY.items()}
+    return run_binary("compare", flags | changes, switches=["--noprogress"])
+
+
+def test_run_resume_and_errors(tmp_path):
+    workdir = tmp_path / "run"
+    first = run(workdir, methods="bidsm-first-order")
+    assert first.returncode == 0, first.stderr
+    cell = workdir / "cells" / "bidsm-first-order.json"
+    before = cell.stat().st_mtime_ns
+    second = run(workdir, methods="pcd1,bidsm-first-order")
+    assert second.returncode == 0, second.stderr
+    assert cell.stat().st_mtime_ns == before
+    files = {path.name for path in workdir.iterdir()}
+    pictures = {"curves.png", "densities.png"}
+    assert files == {"config.json", "cells", "table.json", "table.md"} | pictures
+    text = (workdir / "table.md").read_text()
+    assert text in second.stdout
+    rows = json.loads((workdir / "table.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["pcd1", "bidsm-first-order"]
+    for row in rows:
+        assert row["mean"] == pytest.approx(np.mean(row["log_likelihood"]))
+        half = abs(np.subtract(*row["log_likelihood"])) / 2
+        assert row["standard_error"] == pytest.approx(half)
+        assert f"| {row['method']} | {row['mean']:.3f} ± {half:.3f} |" in text
+        assert (row["seeds"], row["num_diverged"]) == ([0, 1], 0)
+        assert row["validation_steps"] == [10, 20]
+        best = np.argmax(row["validation_log_likelihood"], axis=0)
+        assert row["best_steps"] == [row["validation_steps"][i] for i in best]
+    # The second seed, trained and judged by itself.
+    experiment, state = train_alone(method_config(tiny(), "bidsm-first-order"), 1, 20)
+    alone = evaluation.evaluate(experiment, state.theta, state.phi, jax.random.key(0))
+    assert alone["log_likelihood_method"].startswith(rows[1]["log_likelihood_method"])
+    assert rows[1]["log_likelihood"][1] == pytest.approx(alone["log_likelihood"], rel=1e-5)
+
+    settings = json.loads((workdir / "config.json").read_text())
+    assert (settings["seeds"], settings["num_validations"]) == (2, 2)
+    assert settings["model"]["train"]["num_steps"] == 20
+    wrong = run(tmp_path / "other", methods="pcd1,foo")
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("error: --methods must be of all, dsm, ssm,"), wrong.stderr
+    assert wrong.stderr.endswith("; got 'foo'\n")
+    assert not (tmp_path / "other").exists()
+
+
+def test_seeds_in_one_program_are_the_seeds_alone():
+    """Calls end at stops too, and each seed has its own data."""
+    config = method_config(tiny(**{"train.num_steps": 25, "seed": 3}), "pcd1")
+    seen = []
+
+    def at_stop(step, experiments, states):
+        seen.append((step, states.step.tolist()))
+
+    done = []
+    trained = seeds.train_seeds(config, 2, stops=[5, 20], at_stop=at_stop, advanced=done.append)
+    assert seen == [(5, [5, 5]), (20, [20, 20])]
+    assert done == [5, 10, 5, 5]
+    assert not trained.diverged.any()
+    assert [experiment.config.seed for experiment in trained.experiments] == [3, 4]
+    _, state = train_alone(config, 4, 25)
+    found = seeds.seed_state(trained.states, 1)
+    for name in ("theta", "ema", "chains", "theta_opt_state"):
+        distance = oracles.tree_distance(getattr(found, name), getattr(state, name))
+        assert distance < 1e-5, name
+    first, second = trained.experiments
+    assert not np.array_equal(first.dataset.train, second.dataset.train)
+
+
+def test_a_diverged_seed_is_named_and_left_out():
+    overrides = {"train.num_steps": 20, "theta_optimizer.name": "sgd"}
+    overrides |= {"theta_optimizer.learning_rate": 1e30}
+    config = method_config(tiny(**overrides), "dsm")
+    figures, arrays = compare_model.measure(config, num_seeds=2, num_validations=1)
+    # The first update goes astray, the second step sees it.
+    assert figures["diverged_at"] == [2, 2]
+    assert arrays == {}
+    for name in ("log_likelihood", "best_log_likelihood", "best_steps"):
+        assert figures[name] == [None, None]
+    row = compare_report.row("dsm", json.loads(json.dumps(figures, allow_nan=False)))
+    assert (row["mean"], row["standard_error"], row["num_diverged"]) == (None, None, 2)
+    assert "| dsm |  |  |  |  | 2 of 2 |" in compare_report.markdown([row])
+    compare_report.draw_curves([row], title="")
+    assert compare_report.draw_densities({"dsm": {}}, title="") is None
+
+
+def test_the_best_state_is_that_of_each_seeds_best_validation(monkeypatch):
+    values = iter([[np.nan, 3.0, 1.0], [1.0, 2.0, np.nan], [0.0, np.inf, 4.0]])
+    monkeypatch.setattr(compare_model, "log_likelihoods", lambda *_: np.array(next(values)))
+    selection = compare_model._Selection()
+    key = jax.random.split(jax.random.key(0), 3)
+    for step in (10, 20, 30):
+        state = {"w": np.full((3, 2), float(step)), "key": key}
+        selection.update(step, [], jax.tree.map(jax.numpy.asarray, state))
+    assert selection.states["w"][:, 0].tolist() == [20.0, 10.0, 30.0]
+    assert selection.best.tolist() == [1.0, 3.0, 4.0]
+
+
+def test_log_likelihoods_of_all_seeds_are_those_of_each():
+    """Enumerated at once, or estimated seed by seed, which weights near 0 make next to exact."""
+    sizes = {"evaluation.ais_chains": 50, "evaluation.ais_temperatures": 10}
+    sizes |= {"evaluation.num_examples": 8}
+    experiments = seeds.build_seeds(method_config(tiny(**sizes), "dsm"), 2)
+    states = jax.tree.map(lambda *x: jax.numpy.stack(x), *(x.initial_state for x in experiments))
+    test, validation = (
+        compare_model.log_likelihoods(experiments, states, split)
+        for split in ("test", "validation")
+    )
+    state = seeds.seed_state(states, 1)
+    alone = evaluation.evaluate(experiments[1], state.theta, state.phi, jax.random.key(0))
+    assert test[1] == pytest.approx(alone["log_likelihood"], rel=1e-5)
+    for experiment in experiments:
+        experiment.config.evaluation.exact_max_latents = 0
+    estimated = compare_model.log_likelihoods(experiments, states, "validation")
+    distances = np.abs([validation[0] - validation[1], *(validation - test)])
+    assert 0 < np.abs(estimated - validation).max() < 1e-3 < 1e-2 < distances.min()
+
+
+def test_stops():
+    assert compare_model.stops(20_000, 4) == [5_000, 10_000, 15_000, 20_000]
+    assert compare_model.stops(3, 10) == [1, 2, 3]
+    config = tiny()
+    for wrong in ([0, 5], [5, 5], [7, 3], [61]):
+        with pytest.raises(ValueError, match="stops must increase within 1 to 60"):
+            seeds.train_seeds(config, 2, stops=wrong)
+    with pytest.raises(ValueError, match="num_seeds must be an integer >= 1, got 0"):
+        seeds.train_seeds(config, 0)
+
+
+def test_methods():
+    assert select(["all"]) == list(METHODS)
+    assert select(["ml", "dsm", "ml"]) == ["ml", "dsm"]
+    with pytest.raises(ValueError, match=r"--methods must be of all, dsm, .*vnce; got 'foo'$"):
+        select(["dsm", "foo"])
+    with pytest.raises(ValueError, match="got none"):
+        select([])
+
+
+def test_methods_that_do_not_fit_a_config_are_named():
+    config = make_config("checkerboard_rbm", TINY | TINY_DEEP | DEEP)
+    with pytest.raises(ConfigError) as error:
+        check_methods(config, ["ml", "vages-dsm", "bidsm-implicit"])
+    message = str(error.value)
+    assert message.startswith("--methods: the config does not fit ml: config.method.name = ")
+    assert "; bidsm-implicit: config.divergence.mean_field_kl" in message
+    assert "vages-dsm" not in message
+
+
+def test_mean_and_error():
+    assert compare_report.mean_and_error([1.0, None, 3.0]) == (2.0, 1.0)
+    assert compare_report.mean_and_error([4.0, None]) == (4.0, None)
+    assert compare_report.mean_and_error([None]) == (None, None)
