@@ -8,6 +8,7 @@ from numbers import Integral, Real
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -183,7 +184,8 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     def transform(self, X):
         """Returns P(h=1 | v), (n_samples, n_components)."""
-        return self._map(_inference.hidden_mean, self._validated(X))
+        X = self._validated(X)
+        return expit(self._logits(X))
 
     def inverse_transform(self, X):
         """Returns E[v | h], (n_samples, n_features), of h or P(h=1), (n_samples, n_components)."""
@@ -193,7 +195,8 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             raise ValueError(
                 f"X must have n_components = {len(self.components_)} columns, got {X.shape[1]}"
             )
-        return self._map(_inference.visible_mean, X)
+        p = self._parameters(X.dtype)
+        return p["intercept_visible_"] + p["sigma_"] ** 2 * (X @ p["components_"])
 
     def score_samples(self, X):
         """Returns -F(v) - log Z, (n_samples,), in nats, with log Z left out if not normalised.
@@ -206,7 +209,10 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """
         X = self._validated(X)
         log_z = 0.0 if self.normalize == "none" else self.log_partition()
-        return -self._map(_inference.free_energy, X) - X.dtype.type(log_z)
+        p = self._parameters(X.dtype)
+        quadratic = 0.5 * np.sum(((X - p["intercept_visible_"]) / p["sigma_"]) ** 2, axis=1)
+        log_f = np.sum(np.logaddexp(0, self._logits(X)), axis=1) - quadratic
+        return log_f - X.dtype.type(log_z)
 
     @available_if(_normalized)
     def score(self, X, y=None):  # noqa: ARG002
@@ -241,7 +247,9 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def gibbs(self, v):
         """Returns v (n_samples, n_features) after one step v → h → v of block Gibbs sampling."""
         v = self._validated(v)
-        return self._map(_inference.gibbs_steps, _key(self.random_state_), v, num_steps=1)
+        with _precision(v.dtype):
+            key = _key(self.random_state_)
+            return np.array(_inference.gibbs_steps(self._arrays(v.dtype), key, v, num_steps=1))
 
     def sample(self, n_samples=1, *, n_steps=1000):
         """Returns the ends of Gibbs chains from noise, (n_samples, n_features).
@@ -350,20 +358,24 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         check_is_fitted(self)
         return validate_data(self, X, dtype=_FLOATS, reset=False)
 
+    # In NumPy, for a compiled function is compiled anew for every number of rows.
+    def _logits(self, X):
+        p = self._parameters(X.dtype)
+        return X @ p["components_"].T + p["intercept_hidden_"]
+
+    def _parameters(self, dtype):
+        names = ("components_", "intercept_hidden_", "intercept_visible_", "sigma_")
+        return {name: np.asarray(getattr(self, name), dtype) for name in names}
+
     def _arrays(self, dtype):
         """Returns the parameters as `jbism.energies.GaussianRBM` has them."""
+        p = self._parameters(dtype)
         return {
-            "weights": jnp.asarray(self.components_.T, dtype),
-            "visible_bias": jnp.asarray(self.intercept_visible_, dtype),
-            "hidden_bias": jnp.asarray(self.intercept_hidden_, dtype),
-            "log_sigma": jnp.log(jnp.asarray(self.sigma_, dtype)),
+            "weights": jnp.asarray(p["components_"].T),
+            "visible_bias": jnp.asarray(p["intercept_visible_"]),
+            "hidden_bias": jnp.asarray(p["intercept_hidden_"]),
+            "log_sigma": jnp.asarray(np.log(p["sigma_"])),
         }
-
-    def _map(self, function, *args, **options):
-        """Returns ``function(arrays, *args)`` in the precision of the last argument."""
-        dtype = args[-1].dtype
-        with _precision(dtype):
-            return np.array(function(self._arrays(dtype), *args, **options))
 
 
 class _Whole:

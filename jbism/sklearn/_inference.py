@@ -1,4 +1,4 @@
-"""What a fitted estimator computes, compiled: features, energies, samples, log Z."""
+"""What a fitted estimator computes by chains and sums, compiled: samples and log Z."""
 
 import functools
 
@@ -16,27 +16,6 @@ Arrays = dict[str, Array]  # as `GaussianRBM.arrays` returns them
 def _rbm(arrays):
     """The model and its θ."""
     return GaussianRBM(arrays["hidden_bias"].size), {"params": arrays}
-
-
-@jax.jit
-def hidden_mean(arrays: Arrays, v: Array) -> Array:
-    """E[h | v], [batch, H], of v [batch, D]."""
-    rbm, theta = _rbm(arrays)
-    return jax.vmap(lambda v: rbm.apply(theta, v, method="hidden_given_visible").mean)(v)
-
-
-@jax.jit
-def visible_mean(arrays: Arrays, h: Array) -> Array:
-    """E[v | h], [batch, D], of h [batch, H] in [0, 1]."""
-    rbm, theta = _rbm(arrays)
-    return jax.vmap(lambda h: rbm.apply(theta, h, method="visible_given_hidden").mean)(h)
-
-
-@jax.jit
-def free_energy(arrays: Arrays, v: Array) -> Array:
-    """F(v), [batch]."""
-    rbm, theta = _rbm(arrays)
-    return jax.vmap(lambda v: rbm.apply(theta, v, method="free_energy"))(v)
 
 
 @functools.partial(jax.jit, static_argnames="num_steps")

@@ -40,6 +40,7 @@ class Settings(NamedTuple):
     num_gibbs_steps: int
 
 
+@functools.partial(jax.jit, static_argnames=("settings", "dim_v", "dtype", "num_chains"))
 def initial_state(
     settings: Settings, key: Key, dim_v: int, dtype: Any, *, num_chains: int
 ) -> TrainState:
