@@ -135,7 +135,7 @@ def test_gibbs_and_sample_go_on_and_are_reproducible():
     ("method", "dtype"),
     [
         *[(method, np.float32) for method in ("dsm", "vages-dsm", "bidsm", "pcd")],
-        *[(method, np.float64) for method in ("dsm", "ssm", "bissm", "cd", "ml")],
+        *[(method, np.float64) for method in ("dsm", "ssm", "bissm", "cd")],
     ],
 )
 def test_every_method_learns_reproducibly_in_the_precision_of_its_data(method, dtype):
@@ -180,20 +180,13 @@ def test_partial_fit_goes_on_where_it_was_even_through_a_pickle():
     assert steps.n_steps_ == rbm.n_steps_ == 3
     oracles.assert_close(steps.components_, rbm.components_, rtol=1e-9)
     oracles.assert_close(steps.loss_curve_, rbm.loss_curve_, rtol=1e-9)
-    assert rbm.partial_fit(X[:7]).n_steps_ == 4
+    assert rbm.partial_fit(X).n_steps_ == 4
     assert rbm.fit(X).n_steps_ == 3
 
 
-def test_persistent_chains_go_on():
-    rbm = GaussianRBM(4, method="pcd", batch_size=5, random_state=0).partial_fit(data())
-    chains = rbm._state.chains
-    assert chains.shape == (5, 3)
-    assert not np.array_equal(rbm.partial_fit(data())._state.chains, chains)
-
-
 def test_constant_features_are_learned_as_constants():
-    X = np.full((30, 2), 0.1)
-    rbm = GaussianRBM(2, method="dsm", n_iter=1, random_state=0).fit(X)
+    X = np.full((40, 3), 0.1)
+    rbm = clone(fitted()).fit(X)
     assert rbm.scale_ == 1.0
     oracles.assert_close(rbm.inverse_transform(rbm.transform(X)), X, atol=0.1)
 
@@ -208,10 +201,10 @@ def test_pipeline_and_grid_search_choose_by_likelihood():
     names = pipeline[:1].get_feature_names_out()
     assert list(names) == [f"gaussianrbm{i}" for i in range(4)]
     estimator = clone(fitted()).set_params(normalize="exact")
-    search = GridSearchCV(estimator, {"n_components": [1, 4]}, cv=2).fit(X)
+    search = GridSearchCV(estimator, {"n_iter": [1, 100]}, cv=2).fit(X)
     scores = search.cv_results_["mean_test_score"]
-    assert np.isfinite(scores).all()
-    assert search.best_params_["n_components"] == [1, 4][scores.argmax()]
+    assert scores[0] + 0.1 < scores[1]  # longer training is better here
+    assert search.best_params_ == {"n_iter": 100}
 
 
 def test_verbose_shows_progress(capsys):

@@ -53,17 +53,18 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
 
     Args:
       n_components: H, the number of binary hidden units.
-      method: how θ is learned. By the exact score of the free energy, ``"dsm"`` (denoising) and
-        ``"ssm"`` (sliced score matching); by a variational posterior, ``"vages-dsm"``, ``"bidsm"``
-        and ``"bissm"`` (implicit hypergradient); by Gibbs chains, ``"cd"`` and ``"pcd"``; ``"ml"``
-        by exact maximum likelihood, which enumerates 2^H latents a step: H <= 24, and quick to
-        about 12.
+      method: how θ is learned. By the exact score of the free energy, ``"dsm"`` (denoising; the
+        quickest) and ``"ssm"`` (sliced score matching); by a variational posterior, as for models
+        whose own is intractable, ``"vages-dsm"``, ``"bidsm"`` and ``"bissm"`` (implicit
+        hypergradient); by Gibbs chains, ``"cd"`` and ``"pcd"``; ``"ml"`` by exact maximum
+        likelihood, which enumerates 2^H latents a step: H <= 24, and quick to about 12.
       learning_rate: of Adam, in the units of training.
       batch_size: examples a step; at most all of them are taken. What fills no batch at the end of
         a sweep is left out of it.
       n_iter: sweeps over the training set, each in a new order.
       noise_level: standard deviation of the noise of ``"dsm"``, ``"vages-dsm"`` and ``"bidsm"``, in
-        multiples of ``scale_``. The model learned is that of data so smoothed.
+        multiples of ``scale_``. The model learned is that of data so smoothed, so that σ_ stays
+        above it; the other methods have no such floor and take σ_ towards 0 on constant features.
       n_particles: L >= 2 samples of h in each of the two sets of ``"vages-dsm"``.
       n_lower_steps: steps of the posterior for each of θ, by ``"vages-dsm"``, ``"bidsm"`` and
         ``"bissm"``.
@@ -121,8 +122,8 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         n_components=256,
         *,
         method="vages-dsm",
-        learning_rate=1e-3,
-        batch_size=100,
+        learning_rate=1e-2,
+        batch_size=50,
         n_iter=100,
         noise_level=0.3,
         n_particles=10,

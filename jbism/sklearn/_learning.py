@@ -142,7 +142,7 @@ def _likelihood_loss(rbm):
 
 def gibbs(rbm: GaussianRBM, theta: Params, key: Key, v: Array, *, num_steps: int = 1) -> Array:
     """Moves visibles [chains, D] by block Gibbs steps."""
-    given = {
+    given: dict[str, Any] = {
         name: functools.partial(rbm.apply, theta, method=name)
         for name in ("hidden_given_visible", "visible_given_hidden")
     }
