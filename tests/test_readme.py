@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_python_blocks_run_in_order_and_the_loss_falls(monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     recorded = []
     # Record the loss that the reader's loop computes.
     training = blocks[0].replace(
@@ -34,10 +34,13 @@ def test_python_blocks_run_in_order_and_the_loss_falls(monkeypatch):
         exec(blocks[2], namespace)
     assert jnp.isfinite(namespace["loss"])
 
+    exec(blocks[3], namespace)
+    assert namespace["model"].score(namespace["X"] / 16, namespace["y"]) > 0.9
+
     small = {"energy.deep_eblvm.trunk.mlp.features": (8,), "energy.deep_eblvm.num_latents": 3}
     experiment = build(make_config("digits_deep", small))
     monkeypatch.setattr(restore, "restore", lambda workdir: (experiment, experiment.initial_state))
-    exec(blocks[3], namespace)
+    exec(blocks[4], namespace)
     assert namespace["v"].shape == (16, 8, 8, 1)
     assert namespace["h"].shape == (16, 3)
     assert jnp.isfinite(namespace["v"]).all()
@@ -63,7 +66,7 @@ def test_config_table_lists_every_config():
 def test_room_table_names_what_is_public():
     normal = jbism.distributions.Normal(jnp.zeros(2), jnp.zeros(2))
     rows = re.findall(r"^\| (`jbism\.[^|]*) \| ([^|]*) \|$", README, re.MULTILINE)
-    assert len(rows) == 13
+    assert len(rows) == 14
     for rooms, contents in rows:
         room = getattr(jbism, re.match(r"`jbism\.(\w+)`", rooms).group(1))
         holder = normal if room is jbism.distributions else room
