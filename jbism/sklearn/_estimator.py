@@ -1,11 +1,8 @@
 """The Gaussian RBM as a transformer and density of scikit-learn."""
 
-import dataclasses
-import math
 import warnings
 from numbers import Integral, Real
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit
@@ -24,11 +21,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from jbism import _checks
 from jbism.data import BatchOrder
 from jbism.sklearn import _inference
-from jbism.sklearn._learning import METHODS, Settings, compiled_steps, initial_state
-from jbism.training import fit as training_loop
+from jbism.sklearn._learning import METHODS
+from jbism.sklearn._training import Training, Whole, check_countable, key, precision
 
 _FLOATS = (np.float64, np.float32)
-_MAX_EXACT = 24  # of `jbism.likelihood.exact_log_partition`
 _MIN_SAMPLE = 10  # an effective sample below this makes an estimate of log Z doubtful
 
 
@@ -40,7 +36,7 @@ def _normalized(estimator):
     return True
 
 
-class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Training, BaseEstimator):
     """Restricted Boltzmann machine of real-valued features, learned by score matching.
 
     E(v, h) = ½‖(v - b)/σ‖² - cᵀh - vᵀWh with binary h, W = ``components_``ᵀ. It is to real-valued
@@ -159,7 +155,7 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
           DivergenceError: of `jbism.training`, if a loss is not finite; lower ``learning_rate``.
         """
         X = validate_data(self, X, dtype=_FLOATS)
-        with _precision(X.dtype):
+        with precision(X.dtype):
             state, key_order = self._begin(X)
             order = BatchOrder(key_order, len(X), min(self.batch_size, len(X)))
             sweep = order.steps_per_epoch
@@ -178,9 +174,9 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """
         first = not hasattr(self, "_state")
         X = validate_data(self, X, dtype=_FLOATS if first else self.components_.dtype, reset=first)
-        with _precision(X.dtype):
+        with precision(X.dtype):
             state = self._begin(X)[0] if first else self._resume()
-            self._advance(state, X, _Whole(len(X)), 1, 1)
+            self._advance(state, X, Whole(len(X)), 1, 1)
         return self
 
     def transform(self, X):
@@ -224,14 +220,14 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def log_partition(self):
         """Returns log Z, by enumeration or annealed importance sampling as ``normalize`` says."""
         check_is_fitted(self)
-        with _precision(self.components_.dtype):
+        with precision(self.components_.dtype):
             arrays = self._arrays(self.components_.dtype)
             if self.normalize == "exact":
-                _check_countable("normalize='exact'", len(self.components_))
+                check_countable("normalize='exact'", len(self.components_))
                 return float(_inference.exact_log_z(arrays))
             result = _inference.ais(
                 arrays,
-                _key(check_random_state(self.random_state)),
+                key(check_random_state(self.random_state)),
                 num_chains=self.n_ais_chains,
                 num_temperatures=self.n_ais_temperatures,
             )
@@ -248,9 +244,10 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def gibbs(self, v):
         """Returns v (n_samples, n_features) after one step v → h → v of block Gibbs sampling."""
         v = self._validated(v)
-        with _precision(v.dtype):
-            key = _key(self.random_state_)
-            return np.array(_inference.gibbs_steps(self._arrays(v.dtype), key, v, num_steps=1))
+        with precision(v.dtype):
+            arrays = self._arrays(v.dtype)
+            drawn = _inference.gibbs_steps(arrays, key(self.random_state_), v, num_steps=1)
+            return np.array(drawn)
 
     def sample(self, n_samples=1, *, n_steps=1000):
         """Returns the ends of Gibbs chains from noise, (n_samples, n_features).
@@ -266,10 +263,10 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         _checks.integer("n_samples", n_samples, minimum=1)
         _checks.integer("n_steps", n_steps, minimum=1)
         dtype = self.components_.dtype
-        with _precision(dtype):
+        with precision(dtype):
             drawn = _inference.samples(
                 self._arrays(dtype),
-                _key(self.random_state_),
+                key(self.random_state_),
                 num_samples=int(n_samples),
                 num_steps=int(n_steps),
             )
@@ -283,77 +280,6 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     @property
     def _n_features_out(self):
         return len(self.components_)
-
-    def _begin(self, X):
-        """Sets what training starts from; returns its state and the key of the data's order."""
-        if self.method == "ml":
-            _check_countable("method='ml'", self.n_components)
-        self.random_state_ = check_random_state(self.random_state)
-        key_state, key_order = jax.random.split(_key(self.random_state_))
-        self._mean = X.mean(axis=0, dtype=np.float64).astype(X.dtype)
-        scale = math.sqrt(X.var(axis=0, dtype=np.float64).mean())
-        # The variance of a constant is rounding error.
-        constant = scale <= 10.0 * np.finfo(X.dtype).eps * np.abs(self._mean).max()
-        self.scale_ = 1.0 if constant else scale
-        self._learned = self.method, self.n_components
-        self.loss_curve_ = []
-        state = initial_state(
-            self._settings(), key_state, X.shape[1], X.dtype, num_chains=int(self.batch_size)
-        )
-        return state, key_order
-
-    def _resume(self):
-        """Returns the state that the last call left."""
-        for name, former in zip(("method", "n_components"), self._learned, strict=True):
-            if getattr(self, name) != former:
-                raise ValueError(
-                    f"{name} must stay {former!r} in partial_fit, got {getattr(self, name)!r}; "
-                    "fit starts anew"
-                )
-        state = jax.tree.map(jnp.asarray, self._state)
-        return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key))
-
-    def _advance(self, state, X, order, steps_per_sweep, num_steps):
-        """Trains, then keeps the state and the parameters in the units of X."""
-        run = compiled_steps(self._settings())
-        v = (X - self._mean) / X.dtype.type(self.scale_)
-        curve = []
-
-        def sweep(state, rows):
-            state, metrics = run(state, v[rows])
-            curve.append(float(metrics["loss"].mean()))
-            return state, metrics
-
-        state = training_loop(
-            state,
-            sweep,
-            order,
-            num_steps=int(state.step) + num_steps,
-            steps_per_call=steps_per_sweep,
-            log_every=steps_per_sweep,
-            progress=bool(self.verbose),
-        )
-        # NumPy arrays can be pickled, typed keys cannot.
-        state = jax.device_get(dataclasses.replace(state, key=jax.random.key_data(state.key)))
-        self._state = state
-        self.n_steps_ = int(state.step)
-        self.loss_curve_ += curve
-        theta, scale = state.theta["params"], X.dtype.type(self.scale_)
-        self.components_ = theta["weights"].T / scale
-        self.intercept_hidden_ = theta["hidden_bias"] - self.components_ @ self._mean
-        self.intercept_visible_ = self._mean + scale * theta["visible_bias"]
-        self.sigma_ = scale * np.exp(theta["log_sigma"])
-
-    def _settings(self):
-        return Settings(
-            method=self.method,
-            num_hidden=int(self.n_components),
-            learning_rate=float(self.learning_rate),
-            noise_level=float(self.noise_level),
-            num_particles=int(self.n_particles),
-            num_lower_steps=int(self.n_lower_steps),
-            num_gibbs_steps=int(self.n_gibbs_steps),
-        )
 
     def _validated(self, X):
         check_is_fitted(self)
@@ -377,30 +303,3 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             "hidden_bias": jnp.asarray(p["intercept_hidden_"]),
             "log_sigma": jnp.asarray(np.log(p["sigma_"])),
         }
-
-
-class _Whole:
-    """The order of a set that is one batch."""
-
-    def __init__(self, num_examples):
-        self._rows = np.arange(num_examples, dtype=np.int32)
-
-    def indices(self, step, num_steps):  # noqa: ARG002
-        return np.broadcast_to(self._rows, (num_steps, self._rows.size))
-
-
-def _precision(dtype):
-    """What is computed inside has the floating dtype of X, whatever JAX's own default."""
-    return jax.enable_x64(dtype == np.float64)
-
-
-def _key(random_state):
-    return jax.random.key(int(random_state.randint(np.iinfo(np.int32).max)))
-
-
-def _check_countable(use, n_components):
-    if n_components > _MAX_EXACT:
-        raise ValueError(
-            f"n_components must be <= {_MAX_EXACT} for {use}, which enumerates 2^n_components "
-            f"latents, got {n_components}"
-        )
