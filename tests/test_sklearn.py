@@ -263,9 +263,15 @@ def test_bad_calls_are_named():
             getattr(GaussianRBM(normalize="exact"), method)()
 
 
-def test_divergence_names_the_step():
+def test_divergence_names_the_step_and_a_partial_fit_then_begins_anew():
+    rbm = clone(fitted()).fit(data())
+    before, last = rbm.transform(data()), rbm.n_steps_
+    rbm.set_params(method="cd", learning_rate=1e4, n_iter=5)
     with pytest.raises(DivergenceError, match="at step"):
-        clone(fitted()).set_params(method="cd", learning_rate=1e4, n_iter=5).fit(data())
+        rbm.fit(100.0 + data())
+    np.testing.assert_array_equal(rbm.transform(data()), before)
+    rbm.set_params(learning_rate=1e-2).partial_fit(data())
+    assert rbm.n_steps_ == 1 < last
 
 
 def test_without_scikit_learn_the_library_imports_and_the_estimator_names_the_extra():

@@ -32,6 +32,8 @@ class Training:
         """Sets what training starts from; returns its state and the key of the data's order."""
         if self.method == "ml":
             check_countable("method='ml'", self.n_components)
+        # Should training fail, a partial_fit is to begin anew, not from another centre's state.
+        self.__dict__.pop("_state", None)
         self.random_state_ = check_random_state(self.random_state)
         key_state, key_order = jax.random.split(key(self.random_state_))
         self._mean = X.mean(axis=0, dtype=np.float64).astype(X.dtype)
