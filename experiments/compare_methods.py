@@ -86,4 +86,7 @@ def check_methods(config: ConfigDict, names: Sequence[str]) -> None:
             refused[name] = str(error)
     if refused:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-        raise ConfigError(f"--methods: the config does not fit {reasons}")
+        fitting = [name for name in names if name not in refused]
+        raise ConfigError(
+            f"--methods: the config does not fit {reasons}. Fitting: {', '.join(fitting) or 'none'}"
+        )

@@ -45,7 +45,9 @@ def measure(
     lost = trained.diverged > 0
     selected = selection.states
     last = log_likelihoods(trained.experiments, trained.states, "test")
-    best = log_likelihoods(trained.experiments, selected, "test")
+    best = last
+    if not np.array_equal(selected.step, trained.states.step):
+        best = log_likelihoods(trained.experiments, selected, "test")
     arrays = {} if lost[0] else _plane(trained.experiments[0], seed_state(trained.states, 0))
     figures = {
         "seeds": [experiment.config.seed for experiment in trained.experiments],
@@ -109,14 +111,22 @@ def log_likelihoods(experiments: list[Experiment], states: TrainState, split: st
       split: which set; at most ``evaluation.num_examples`` examples of it are taken.
     """
     first = experiments[0]
-    most = first.config.evaluation.num_examples
-    sets = [getattr(e.dataset, split)[:most] for e in experiments]
     if _is_exact(first):
+        most = first.config.evaluation.num_examples
+        v = np.stack([getattr(e.dataset, split)[:most] for e in experiments])
         theta = first.evaluated_theta(states)
-        return np.asarray(_exact(theta, np.stack(sets), first.energy, first.num_latents), float)
+        return np.asarray(_exact(theta, v, first.energy, first.num_latents), float)
     values = []
-    for i, (experiment, v) in enumerate(zip(experiments, sets, strict=True)):
-        judged = replace(experiment, dataset=replace(experiment.dataset, test=v))
+    for i, experiment in enumerate(experiments):
+        dataset = experiment.dataset
+        judged = replace(
+            experiment,
+            dataset=replace(
+                dataset,
+                test=getattr(dataset, split),
+                test_labels=getattr(dataset, f"{split}_labels"),
+            ),
+        )
         state = seed_state(states, i)
         # The key of the estimates that follow training.
         key = jax.random.split(experiment.report_key)[1]

@@ -118,13 +118,14 @@ def draw_densities(
     first = next(iter(shown.values()))
     bounds = tuple(first["bounds"].tolist())
     figure, panels = _panels(len(shown) + 1, height=4.0, of_each=2)
-    figure.suptitle(f"{title}; density of the model, one colour scale, above its samples")
     _scatter(panels[0][0], first["data"], bounds)
     panels[0][0].set_title("data", fontsize="medium")
     panels[0][1].set_axis_off()
     peaks = [np.exp(x["log_density"]).max() for x in shown.values() if "log_density" in x]
-    # One model of a narrow peak leaves the others their colours.
-    brightest = min(max(peaks), 2.5 * float(np.median(peaks))) if peaks else None
+    # Models of narrow peaks leave the others their colours.
+    brightest = min(max(peaks), 1.5 * float(np.median(peaks))) if peaks else None
+    scale = "" if brightest is None else f" (one colour scale, brightest from {brightest:.2g})"
+    figure.suptitle(f"{title}; density of the model{scale} above its samples")
     for (above, below), (name, arrays) in zip(panels[1:], shown.items(), strict=True):
         if "log_density" in arrays and not np.isnan(arrays["log_density"]).any():
             above.imshow(
