@@ -41,12 +41,12 @@ class Grid:
         temporary.replace(path)
 
 
-def open_grid(config: dict[str, Any], *, picture: str, may_differ: Sequence[str]) -> Grid:
+def open_grid(config: dict[str, Any], *, outputs: Sequence[str], may_differ: Sequence[str]) -> Grid:
     """Opens the work directory that the flags name for a grid of these settings.
 
     Args:
       config: the settings, JSON values.
-      picture: the name of the picture that will be drawn.
+      outputs: names of what will be written beside the cells and ``table.json``.
       may_differ: settings that select cells, and may change on resumption.
     """
     workdir = open_workdir(
@@ -54,6 +54,6 @@ def open_grid(config: dict[str, Any], *, picture: str, may_differ: Sequence[str]
         config,
         overwrite=_OVERWRITE.value,
         may_differ=may_differ,
-        outputs=("cells", "table.json", picture),
+        outputs=("cells", "table.json", *outputs),
     )
     return Grid(workdir)

@@ -67,10 +67,10 @@ def _compare():
         "model": json.loads(config.to_json()),
     }
     grid = _grid.open_grid(
-        settings, picture="curves.png", may_differ=("methods", "model.data.dir", "model.log")
+        settings,
+        outputs=("table.md", "curves.png", "densities.png"),
+        may_differ=("methods", "model.data.dir", "model.log"),
     )
-    for stale in ("table.md", "densities.png"):
-        (grid.workdir / stale).unlink(missing_ok=True)
     rows, planes = [], {}
     with tqdm(
         total=len(names) * config.train.num_steps, unit="step", disable=not _grid.PROGRESS.value
@@ -89,7 +89,9 @@ def _compare():
     title = f"{config.name}, {config.train.num_steps:,} steps, {_SEEDS.value} seeds"
     plotting.save(compare_report.draw_curves(rows, title=title), grid.workdir / "curves.png")
     figure = compare_report.draw_densities(planes, title=f"{title}: the first seed")
-    if figure is not None:
+    if figure is None:
+        (grid.workdir / "densities.png").unlink(missing_ok=True)
+    else:
         plotting.save(figure, grid.workdir / "densities.png")
     print(f"{title}: test log-likelihood, nats ({rows[0]['log_likelihood_method']})\n\n{text}")
     print(f"\nThe pictures, the table and all figures are in {grid.workdir}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments._table import markdown_table
 from jbism import plotting
 
 if TYPE_CHECKING:
@@ -43,12 +44,9 @@ def row(name: str, cell: Mapping[str, Any]) -> dict[str, Any]:
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Formats the table, a line a method."""
-    lines = [
-        ["method", "last", "best by validation", "least", "most", "diverged"],
-        ["---"] * 6,
-    ]
-    lines[0] += ["ms a step a seed", "s", "CPU s"]
-    lines[1] += ["---"] * 3
+    head = ["method", "last", "best by validation", "least", "most", "diverged"]
+    head += ["ms a step a seed", "s", "CPU s"]
+    lines = []
     for line in rows:
         known = [x for x in line["log_likelihood"] if x is not None]
         lines.append(
@@ -64,7 +62,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
                 f"{line['cpu_seconds']:.0f}",
             ]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(head, lines)
 
 
 def _with_error(mean, error):

@@ -50,7 +50,7 @@ def main() -> None:
     with jax.enable_x64(True):
         problem = Problem(config)
         rates = [problem.step_size(share) for share in config["shares"]]
-        grid = _grid.open_grid(config, picture="contraction.png", may_differ=())
+        grid = _grid.open_grid(config, outputs=("contraction.png",), may_differ=())
         table = _measure(problem, rates, config)
     grid.write_table(table)
     plotting.save(contraction_report.draw(table), grid.workdir / "contraction.png")

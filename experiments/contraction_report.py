@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments._table import markdown_table
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -78,10 +80,8 @@ def markdown(table: Mapping[str, Any]) -> str:
         "slope": ("slope", ".4f"),
         "slope / log κ": ("ratio", ".3f"),
     }
-    lines = [list(columns), ["---"] * len(columns)]
-    for row in table["rows"]:
-        lines.append([format(row[key], form) for key, form in columns.values()])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = ([format(row[key], form) for key, form in columns.values()] for row in table["rows"])
+    return markdown_table(list(columns), lines)
 
 
 def draw(table: Mapping[str, Any]) -> Figure:

@@ -21,6 +21,7 @@ from absl import flags
 from jax.flatten_util import ravel_pytree
 
 from experiments import _main
+from experiments._table import markdown_table
 from jbism import energies, estimators, likelihood, losses, metrics, plotting, posteriors
 from jbism.training import open_workdir
 
@@ -127,10 +128,11 @@ def _norm(tree):
 
 
 def _markdown(rows):
-    lines = [["distance of q", *rows], ["---"] * (1 + len(rows))]
-    for i, distance in enumerate(_DISTANCES):
-        lines.append([f"{distance:.3g}", *(f"{x[i].mean():.3g}" for x in rows.values())])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = (
+        [f"{distance:.3g}", *(f"{x[i].mean():.3g}" for x in rows.values())]
+        for i, distance in enumerate(_DISTANCES)
+    )
+    return markdown_table(["distance of q", *rows], lines)
 
 
 def _draw(rows):

@@ -76,7 +76,7 @@ _SETTINGS = (
 
 def main() -> None:
     config = check_settings({flag.name: flag.value for flag in _SETTINGS})
-    grid = _grid.open_grid(config, picture="fisher.png", may_differ=("deltas", "scores"))
+    grid = _grid.open_grid(config, outputs=("fisher.png",), may_differ=("deltas", "scores"))
     cells = [
         grid.cell(f"{score}_{delta}", partial(_run_cell, config, score, delta))
         for score in config["scores"]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments._table import markdown_table
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -42,18 +44,10 @@ def row(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Formats the table, a line an estimate."""
-    head = [
-        ("score", "δ", "truth ± s.e.", "estimate", "95 % interval", "estimate / truth"),
-        (
-            "shortfall / truth",
-            "overfitting / truth",
-            "last rise / truth",
-            "steps",
-            "KL of q",
-            "seconds",
-        ),
-    ]
-    lines = [[*head[0], *head[1]], ["---"] * 12]
+    head = ["score", "δ", "truth ± s.e.", "estimate", "95 % interval", "estimate / truth"]
+    head += ["shortfall / truth", "overfitting / truth", "last rise / truth"]
+    head += ["steps", "KL of q", "seconds"]
+    lines = []
     for r in rows:
         low, high = r["interval"]
         lines.append(
@@ -72,7 +66,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
                 f"{r['seconds']:.0f}",
             ]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(head, lines)
 
 
 def _number(x, form):

@@ -60,7 +60,7 @@ _CHUNK = 10  # repetitions between two ticks of the progress bar
 
 def main() -> None:
     config = check_settings({flag.name: flag.value for flag in _SETTINGS})
-    grid = _grid.open_grid(config, picture="power.png", may_differ=("deltas",))
+    grid = _grid.open_grid(config, outputs=("power.png",), may_differ=("deltas",))
     key_theta, key_fit, key_tests = jax.random.split(jax.random.key(config["seed"]), 3)
     rbm, theta = null_model(key_theta, config)
     phi, posterior_kl = fit_posterior(key_fit, rbm, theta, config)

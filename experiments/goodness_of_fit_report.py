@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from scipy import stats
 
+from experiments._table import markdown_table
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -78,13 +80,13 @@ def markdown(table: Mapping[str, Any]) -> str:
     """Formats the table, one column a test."""
     tests = table["tests"]
     low, high = table["level_band"]
-    rows = [["δ", *tests], ["---"] * (1 + len(tests))]
+    rows = []
     for i, first in enumerate(next(iter(tests.values()))["rates"]):
         name = f"{first['delta']:g}" if i else f"0 (band {low:.3f} to {high:.3f})"
         rows.append([name, *(f"{test['rates'][i]['rate']:.3f}" for test in tests.values())])
     for power in ("0.5", "0.9"):
         rows.append([f"δ at power {power}", *(_crossing(t, power) for t in tests.values())])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(["δ", *tests], rows)
 
 
 def _crossing(test, power):

@@ -73,7 +73,7 @@ STRATEGIES = ("FirstOrder", "Unroll, live", "Unroll, SGD", "Neumann", "ImplicitC
 def main() -> None:
     config = _settings()
     grid = _grid.open_grid(
-        config, picture="bias.png", may_differ=("lower_steps", "virtual_steps", "data.dir")
+        config, outputs=("bias.png",), may_differ=("lower_steps", "virtual_steps", "data.dir")
     )
     problem = _Problem(config)
     cells = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from experiments._table import markdown_table
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -31,11 +33,11 @@ _COLUMNS = {
 
 def markdown(cells: Sequence[Mapping[str, Any]]) -> str:
     """Formats the table, a line a cell."""
-    lines = [list(_COLUMNS), ["---"] * len(_COLUMNS)]
+    lines = []
     for cell in cells:
         values = [(cell[key], form) for key, form in _COLUMNS.values()]
         lines.append(["" if value is None else format(value, form) for value, form in values])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(list(_COLUMNS), lines)
 
 
 def draw(cells: Sequence[Mapping[str, Any]], *, title: str) -> Figure:

@@ -151,7 +151,8 @@ def summarize(
 
 
 def _all_finite(tree):
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+    finite = jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), tree)
+    return jax.tree.reduce(jnp.logical_and, finite, jnp.array(True))
 
 
 @jax.custom_jvp
