@@ -1,6 +1,5 @@
 """Methods that need no score: contrastive divergence, noise contrast, maximum likelihood."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jbism import distributions, likelihood, losses, samplers
+from jbism import distributions, energies, likelihood, losses, samplers
 from jbism.typing import Divergence, Energy, Posterior
 
 
@@ -18,10 +17,7 @@ def contrastive_options(section: ConfigDict, energy: nn.Module) -> dict[str, Any
     """Returns what `contrastive_step` needs of an RBM: the free energy and block Gibbs on v."""
 
     def transition(theta, key, v):
-        given: dict[str, Any] = {
-            name: partial(energy.apply, theta, method=name)
-            for name in ("hidden_given_visible", "visible_given_hidden")
-        }
+        given = energies.conditionals(energy, theta)
         return samplers.block_gibbs(key, v, num_steps=1, **given)[0]
 
     return {
@@ -107,7 +103,7 @@ def _noise_options(section: ConfigDict, v: jax.Array) -> dict[str, Any]:
     """The noise of a batch v."""
     noise = distributions.Normal(
         jnp.full(v.shape[1:], section.noise_mean, v.dtype),
-        jnp.full(v.shape[1:], math.log(section.noise_scale), v.dtype),
+        jnp.full(v.shape[1:], jnp.log(section.noise_scale), v.dtype),
     )
     return {"noise": noise, "noise_ratio": section.noise_ratio}
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from experiments import parts
 from experiments.configs import base
-from experiments.methods import build_method
+from experiments.methods import build_method, check_divergence
 from experiments.validation import ConfigError, naming, validate
 from jbism import _checks, data
 from jbism.training import TrainState, create_state
@@ -89,9 +89,10 @@ def build(config: ConfigDict) -> Experiment:
         theta=theta,
         v=v,
         key_phi=keys["phi"],
-        key_check=keys["check"],
+        key_chains=keys["check"],
         theta_optimizer=theta_optimizer,
     )
+    check_divergence(config, method, energy=energy, key=keys["check"], v=v)
     state = create_state(
         keys["train"],
         method.theta,

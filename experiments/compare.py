@@ -8,9 +8,14 @@ rounding. The log-likelihood of the test set is that of the last step, and that 
 enumerated, else an estimate as ``experiments.train`` makes it, which takes its time. A seed whose
 metrics cease to be finite counts as diverged and is left out of the means.
 
+--grid=KEY=VALUE,VALUE,... trains each method at each value of a config key too; of several --grid,
+at each combination. All floats of a grid are trained by one program with the seeds; every other
+value takes a program of its own. The table says which point is chosen for each method: that of the
+best mean validation log-likelihood at the last step.
+
 Writes to the work directory: config.json, cells/ (one a method), table.md, table.json, curves.png
-and, of 2-D data, densities.png. Run again, the same command does the methods that are missing, so
---methods may grow; --overwrite starts over.
+and densities.png of 2-D data, samples.png of images. Run again, the same command does the methods
+that are missing, so --methods may grow; --overwrite starts over.
 """
 
 import json
@@ -27,6 +32,7 @@ from tqdm import tqdm
 
 from experiments import _grid, _main, compare_model, compare_report
 from experiments.compare_methods import METHODS, check_methods, method_config, select
+from experiments.hyperparameters import parse_grid, split_static
 from jbism import plotting
 
 flags.adopt_module_key_flags(_main)
@@ -36,6 +42,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _METHODS = flags.DEFINE_list("methods", ["all"], f"Which: all, or of {', '.join(METHODS)}.")
 _SEEDS = flags.DEFINE_integer("seeds", 10, "Seeds a method.", lower_bound=1)
+_GRID = flags.DEFINE_multi_string(
+    "grid", [], "KEY=VALUE,VALUE,... of a config key; may be given several times."
+)
 _NUM_STEPS = flags.DEFINE_integer(
     "num_steps", None, "Steps of training; by default the config's.", lower_bound=1
 )
@@ -59,55 +68,71 @@ def _compare():
     config, names = _CONFIG.value, select(_METHODS.value)
     if _NUM_STEPS.value is not None:
         config.train.num_steps = _NUM_STEPS.value
-    check_methods(config, names)
+    points = parse_grid(_GRID.value, config)
+    check_methods(config, names, points)
     settings: dict[str, Any] = {
         "methods": names,
         "seeds": _SEEDS.value,
+        "grid": points,
         "num_validations": _NUM_VALIDATIONS.value,
         "model": json.loads(config.to_json()),
     }
     grid = _grid.open_grid(
         settings,
-        outputs=("table.md", "curves.png", "densities.png"),
+        outputs=("table.md", "curves.png", "densities.png", "samples.png"),
         may_differ=("methods", "model.data.dir", "model.log"),
     )
-    rows, planes = [], {}
+    rows: list[dict[str, Any]] = []
+    pictures: dict[str, dict[str, np.ndarray]] = {}
+    runs = f"{_SEEDS.value} seeds" + (f" at {len(points)} points" if _GRID.value else "")
+    programs = len(split_static(points))
     with tqdm(
-        total=len(names) * config.train.num_steps, unit="step", disable=not _grid.PROGRESS.value
+        total=len(names) * programs * config.train.num_steps,
+        unit="step",
+        disable=not _grid.PROGRESS.value,
     ) as bar:
         for i, name in enumerate(names):
-            bar.set_description(f"{name}, {_SEEDS.value} seeds")
+            bar.set_description(f"{name}, {runs}")
             arrays = grid.workdir / "cells" / f"{name}.npz"
-            cell = grid.cell(name, partial(_run_cell, config, name, arrays, bar.update))
-            bar.update((i + 1) * config.train.num_steps - bar.n)
-            rows.append(compare_report.row(name, cell))
-            with np.load(arrays) as stored:
-                planes[name] = dict(stored)
+            cell = grid.cell(name, partial(_run_cell, config, name, points, arrays, bar.update))
+            bar.update((i + 1) * programs * config.train.num_steps - bar.n)
+            rows += compare_report.rows(name, points, cell["points"])
+            pictures |= _pictures(arrays, [row["method"] for row in rows[-len(points) :]])
     grid.write_table({"config": settings, "rows": rows})
     text = compare_report.markdown(rows)
     (grid.workdir / "table.md").write_text(text + "\n")
-    title = f"{config.name}, {config.train.num_steps:,} steps, {_SEEDS.value} seeds"
+    title = f"{config.name}, {config.train.num_steps:,} steps, {runs}"
     plotting.save(compare_report.draw_curves(rows, title=title), grid.workdir / "curves.png")
-    figure = compare_report.draw_densities(planes, title=f"{title}: the first seed")
-    if figure is None:
-        (grid.workdir / "densities.png").unlink(missing_ok=True)
-    else:
-        plotting.save(figure, grid.workdir / "densities.png")
+    for name, figure in compare_report.draw_samples(pictures, title=title).items():
+        plotting.save(figure, grid.workdir / name)
     print(f"{title}: test log-likelihood, nats ({rows[0]['log_likelihood_method']})\n\n{text}")
     print(f"\nThe pictures, the table and all figures are in {grid.workdir}")
 
 
-def _run_cell(config, name, arrays_path, advanced):
-    cell, arrays = compare_model.measure(
+def _run_cell(config, name, points, arrays_path, advanced):
+    measured = compare_model.measure(
         method_config(config, name),
+        points,
         num_seeds=_SEEDS.value,
         num_validations=_NUM_VALIDATIONS.value,
         advanced=advanced,
     )
     # Before the cell that says they are there.
-    named: dict[str, Any] = arrays
+    named: dict[str, Any] = {
+        f"{i}/{key}": x for i, point in enumerate(measured) for key, x in point.arrays.items()
+    }
     np.savez_compressed(arrays_path, **named)
-    return cell
+    return {"points": [point.figures for point in measured]}
+
+
+def _pictures(path, labels):
+    """Returns by label the arrays that a cell has stored."""
+    pictures: dict[str, dict[str, np.ndarray]] = {label: {} for label in labels}
+    with np.load(path) as stored:
+        for name, array in stored.items():
+            i, _, key = name.partition("/")
+            pictures[labels[int(i)]][key] = array
+    return pictures
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.builders import build
+from experiments.hyperparameters import Point, config_at
 from experiments.validation import ConfigError, validate
 
 _DSM, _SSM, _KSD = ({"objective.name": name} for name in ("dsm", "ssm", "ksd"))
@@ -71,22 +72,34 @@ def method_config(config: ConfigDict, name: str) -> ConfigDict:
     return own
 
 
-def check_methods(config: ConfigDict, names: Sequence[str]) -> None:
+def check_methods(
+    config: ConfigDict, names: Sequence[str], points: Sequence[Point] = ({},)
+) -> None:
     """Raises unless every method fits the config, with what each that does not runs into.
 
     Raises:
-      ConfigError: if one does not, or the config itself cannot be used.
+      ConfigError: if one does not, at a point of the grid, the config itself cannot be used, or a
+        method sets a key of the grid itself.
     """
     validate(config)
     refused = {}
     for name in names:
-        try:
-            build(method_config(config, name))
-        except ConfigError as error:
-            refused[name] = str(error)
+        for point in points:
+            try:
+                _check_point(config, name, point)
+            except ConfigError as error:
+                refused[name] = str(error)
+                break
     if refused:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         fitting = [name for name in names if name not in refused]
         raise ConfigError(
             f"--methods: the config does not fit {reasons}. Fitting: {', '.join(fitting) or 'none'}"
         )
+
+
+def _check_point(config, name, point):
+    own = [key for key in point if key in METHODS[name]]
+    if own:
+        raise ConfigError(f"--grid has config.{own[0]}, which this method sets itself")
+    build(config_at(method_config(config, name), point))

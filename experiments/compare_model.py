@@ -1,9 +1,10 @@
-"""One method of the comparison: its seeds trained, judged on the way, and judged at the end."""
+"""One method of the comparison: its runs trained, judged on the way, and judged at the end."""
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from ml_collections import ConfigDict
 
 from experiments import evaluation, sampling
 from experiments.builders import Experiment
-from experiments.seeds import seed_state, train_seeds
+from experiments.hyperparameters import Point, config_at, split_static
+from experiments.seeds import run_state, train_seeds
 from jbism import likelihood
 from jbism.training import TrainState
 
@@ -24,20 +26,42 @@ def stops(num_steps: int, number: int) -> list[int]:
     return sorted({round(num_steps * i / number) for i in range(1, number + 1)} - {0})
 
 
-def measure(
-    config: ConfigDict, *, num_seeds: int, num_validations: int, advanced=None
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Trains and judges a method.
+class Measured(NamedTuple):
+    """What a method came to at one point of the grid."""
 
-    Returns:
-      Its figures, JSON values, None where a seed has diverged; and arrays for the picture, none
-      unless the data are 2-D.
+    figures: dict[str, Any]  # JSON values, None where a seed has diverged
+    arrays: dict[str, np.ndarray]  # for pictures, of the first seed
+
+
+def measure(
+    config: ConfigDict,
+    points: Sequence[Point] = ({},),
+    *,
+    num_seeds: int,
+    num_validations: int,
+    advanced: Callable[[int], Any] | None = None,
+) -> list[Measured]:
+    """Trains and judges a method at every point, all that one program can hold in one program.
+
+    What is true of a program as a whole, its seconds, is shared equally among its points.
     """
+    measured = {}
+    for static, own in split_static(points):
+        shared = config_at(config, static)
+        for point, result in zip(
+            own, _measure(shared, own, num_seeds, num_validations, advanced), strict=True
+        ):
+            measured[tuple(sorted((static | point).items()))] = result
+    return [measured[tuple(sorted(point.items()))] for point in points]
+
+
+def _measure(config, points, num_seeds, num_validations, advanced):
     begin, cpu_begin = time.perf_counter(), time.process_time()
     selection = _Selection()
     trained = train_seeds(
         config,
         num_seeds,
+        points=points,
         stops=stops(config.train.num_steps, num_validations),
         at_stop=selection.update,
         advanced=advanced,
@@ -48,28 +72,40 @@ def measure(
     best = last
     if not np.array_equal(selected.step, trained.states.step):
         best = log_likelihoods(trained.experiments, selected, "test")
-    arrays = {} if lost[0] else _plane(trained.experiments[0], seed_state(trained.states, 0))
-    figures = {
-        "seeds": [experiment.config.seed for experiment in trained.experiments],
-        "log_likelihood": _values(last, lost),
-        "log_likelihood_method": "exact" if _is_exact(trained.experiments[0]) else "AIS",
-        "best_log_likelihood": _values(best, lost),
-        "best_steps": [
-            None if gone else int(step) for gone, step in zip(lost, selected.step, strict=True)
-        ],
-        "diverged_at": [int(step) or None for step in trained.diverged],
-        "validation_steps": selection.steps,
-        "validation_log_likelihood": [
-            _values(values, (trained.diverged > 0) & (trained.diverged <= step))
-            for step, values in zip(selection.steps, selection.values, strict=True)
-        ],
-        "milliseconds": 1e3 * trained.train_seconds / (config.train.num_steps * num_seeds),
+    arrays = [
+        {} if lost[i] else _pictured(trained.experiments[i], run_state(trained.states, i))
+        for i in range(0, len(lost), num_seeds)
+    ]
+    seconds = {
         "compile_seconds": trained.compile_seconds,
         "train_seconds": trained.train_seconds,
         "seconds": time.perf_counter() - begin,
         "cpu_seconds": time.process_time() - cpu_begin,
     }
-    return figures, arrays
+    shared = {key: x / len(points) for key, x in seconds.items()}
+    shared["milliseconds"] = 1e3 * trained.train_seconds / (config.train.num_steps * len(lost))
+    results = []
+    for i, picture in enumerate(arrays):
+        runs = slice(i * num_seeds, (i + 1) * num_seeds)
+        gone = lost[runs]
+        figures = {
+            "seeds": [experiment.config.seed for experiment in trained.experiments[runs]],
+            "log_likelihood": _values(last[runs], gone),
+            "log_likelihood_method": "exact" if _is_exact(trained.experiments[0]) else "AIS",
+            "best_log_likelihood": _values(best[runs], gone),
+            "best_steps": [
+                None if x else int(step) for x, step in zip(gone, selected.step[runs], strict=True)
+            ],
+            "diverged_at": [int(step) or None for step in trained.diverged[runs]],
+            "validation_steps": selection.steps,
+            "validation_log_likelihood": [
+                _values(values[runs], gone & (trained.diverged[runs] <= step))
+                for step, values in zip(selection.steps, selection.values, strict=True)
+            ],
+            **shared,
+        }
+        results.append(Measured(figures, picture))
+    return results
 
 
 class _Selection:
@@ -127,7 +163,7 @@ def log_likelihoods(experiments: list[Experiment], states: TrainState, split: st
                 test_labels=getattr(dataset, f"{split}_labels"),
             ),
         )
-        state = seed_state(states, i)
+        state = run_state(states, i)
         # The key of the estimates that follow training.
         key = jax.random.split(experiment.report_key)[1]
         theta = judged.evaluated_theta(state)
@@ -167,14 +203,11 @@ def _values(values, lost):
     ]
 
 
-def _plane(experiment, state):
-    """Returns samples and, where log Z is enumerated, the log-density of a model of 2-D data."""
-    if experiment.dataset.event_shape != (2,):
+def _pictured(experiment, state):
+    """Returns the data and samples of a run, and log-densities where log Z of a plane is known."""
+    if experiment.dataset.image_shape is None and experiment.dataset.event_shape != (2,):
         return {}
     theta = experiment.evaluated_theta(state)
-    train = experiment.dataset.train
-    margin = 0.25 * (train.max(0) - train.min(0))
-    low, high = train.min(0) - margin, train.max(0) + margin
     # The keys of the samples and estimates that follow training.
     samples = sampling.draw(
         experiment,
@@ -184,10 +217,21 @@ def _plane(experiment, state):
         num_samples=experiment.config.sampling.num_samples,
         progress=False,
     )
+    panels = list(samples.panels.values())
+    train = experiment.dataset.train
+    data = train[: experiment.config.sampling.num_samples]
+    if experiment.dataset.image_shape is not None:
+        # Of an RBM, E[v | h]: its v has the noise of σ.
+        return {
+            "data": experiment.dataset.images(data),
+            "samples": experiment.dataset.images(panels[0]),
+        }
+    margin = 0.25 * (train.max(0) - train.min(0))
+    low, high = train.min(0) - margin, train.max(0) + margin
     arrays = {
         "bounds": np.array([low[0], high[0], low[1], high[1]], np.float64),
-        "samples": list(samples.panels.values())[-1],
-        "data": train[: experiment.config.sampling.num_samples],
+        "samples": panels[-1],
+        "data": data,
     }
     if _is_exact(experiment):
         centres = (np.arange(RESOLUTION, dtype=np.float32) + 0.5) / RESOLUTION

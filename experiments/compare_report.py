@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments._table import markdown_table
+from experiments.hyperparameters import Point, describe
 from jbism import plotting
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS = 6  # panels a row, at most
+_NUM_IMAGES = 25  # a panel
 
 
 def mean_and_error(values: Sequence[float | None]) -> tuple[float | None, float | None]:
@@ -27,12 +29,33 @@ def mean_and_error(values: Sequence[float | None]) -> tuple[float | None, float 
     return float(np.mean(known)), float(np.std(known, ddof=1) / math.sqrt(len(known)))
 
 
-def row(name: str, cell: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a method's line of the table, JSON values."""
+def rows(
+    name: str, points: Sequence[Point], cells: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Returns a method's lines of the table, JSON values; one a point of the grid.
+
+    Where there are several points, the one with the best mean of validation log-likelihoods at the
+    last step, no seed diverged, is ``chosen``.
+    """
+    lines = [_row(name, point, cell) for point, cell in zip(points, cells, strict=True)]
+    if len(lines) > 1:
+        values = [_validation(line) for line in lines]
+        for i, line in enumerate(lines):
+            line["chosen"] = math.isfinite(max(values)) and i == int(np.argmax(values))
+    return lines
+
+
+def _validation(line):
+    last = line["validation_log_likelihood"][-1]
+    return -math.inf if None in last else float(np.mean(last))
+
+
+def _row(name, point, cell):
     mean, error = mean_and_error(cell["log_likelihood"])
     best_mean, best_error = mean_and_error(cell["best_log_likelihood"])
     return {
-        "method": name,
+        "method": f"{name}, {describe(point)}" if point else name,
+        "point": point,
         "mean": mean,
         "standard_error": error,
         "best_mean": best_mean,
@@ -46,6 +69,9 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Formats the table, a line a method."""
     head = ["method", "last", "best by validation", "least", "most", "diverged"]
     head += ["ms a step a seed", "s", "CPU s"]
+    has_choice = any("chosen" in line for line in rows)
+    if has_choice:
+        head.append("chosen")
     lines = []
     for line in rows:
         known = [x for x in line["log_likelihood"] if x is not None]
@@ -60,6 +86,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
                 f"{line['milliseconds']:.3g}",
                 f"{line['seconds']:.0f}",
                 f"{line['cpu_seconds']:.0f}",
+                *(["yes" if line.get("chosen") else ""] if has_choice else []),
             ]
         )
     return markdown_table(head, lines)
@@ -97,22 +124,32 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], *, title: str) -> Figure:
     return figure
 
 
-def draw_densities(
-    panels_of: Mapping[str, Mapping[str, np.ndarray]], *, title: str
-) -> Figure | None:
-    """Draws for each method the model's density above its samples; first, points of the data.
+def draw_samples(
+    pictures: Mapping[str, Mapping[str, np.ndarray]], *, title: str
+) -> dict[str, Figure]:
+    """Draws what each method's first seed has learned.
 
     Args:
-      panels_of: by method, its ``bounds``, ``data``, ``samples`` and, where it is known,
-        ``log_density``; empty where there is no model.
+      pictures: by method, empty where there is no model: of images ``data`` and ``samples``; of
+        points ``bounds``, ``data``, ``samples`` and, where it is known, ``log_density``.
       title: text above.
 
     Returns:
-      The figure; None if no method has a picture.
+      Figures by file name; none if no method has a picture.
     """
-    shown = {name: arrays for name, arrays in panels_of.items() if arrays}
+    shown = {name: arrays for name, arrays in pictures.items() if arrays}
     if not shown:
-        return None
+        return {}
+    if "bounds" in next(iter(shown.values())):
+        return {"densities.png": _draw_densities(shown, f"{title}: the first seed")}
+    data = next(iter(shown.values()))["data"]
+    panels = {"data": data} | {name: arrays["samples"] for name, arrays in shown.items()}
+    finite = {name: np.nan_to_num(x[:_NUM_IMAGES]) for name, x in panels.items()}
+    return {"samples.png": plotting.image_panels(finite, columns=5, per_row=_COLUMNS)}
+
+
+def _draw_densities(shown, title):
+    """Each model's density above its samples; first, points of the data."""
     first = next(iter(shown.values()))
     bounds = tuple(first["bounds"].tolist())
     figure, panels = _panels(len(shown) + 1, height=4.0, of_each=2)

@@ -76,18 +76,11 @@ def add_couplings(theta: Any, couplings: jax.Array) -> Any:
 def sample(key: jax.Array, rbm: Any, theta: Any, num_points: int, num_steps: int) -> jax.Array:
     """Draws points of independent chains, each started at a random h."""
     key_h, key_v, key_gibbs = jax.random.split(key, 3)
-    hidden = partial(rbm.apply, theta, method="hidden_given_visible")
-    visible = partial(rbm.apply, theta, method="visible_given_hidden")
+    given = energies.conditionals(rbm, theta)
     h = jax.random.bernoulli(key_h, 0.5, (num_points, rbm.num_hidden)).astype(jnp.float32)
+    visible = given["visible_given_hidden"]
     v = jax.vmap(lambda k, h: visible(h).sample(k))(jax.random.split(key_v, num_points), h)
-    v, _ = samplers.block_gibbs(
-        key_gibbs,
-        v,
-        hidden_given_visible=hidden,
-        visible_given_hidden=visible,
-        num_steps=num_steps,
-    )
-    return v
+    return samplers.block_gibbs(key_gibbs, v, num_steps=num_steps, **given)[0]
 
 
 def fit_posterior(

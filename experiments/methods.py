@@ -41,7 +41,7 @@ def build_method(
     theta: Any,
     v: jax.Array,
     key_phi: jax.Array,
-    key_check: jax.Array,
+    key_chains: jax.Array,
     theta_optimizer: optax.GradientTransformation,
 ) -> Method:
     """Builds the method of a config for parameters θ and examples like v."""
@@ -54,7 +54,7 @@ def build_method(
     }
     chains: Any = ()
     if name == "contrastive" and section.persistent:
-        chains = baselines.initial_chains(section, energy, num_latents, key_check, v)
+        chains = baselines.initial_chains(section, energy, num_latents, key_chains, v)
     if name in ("nce", "vnce"):
         theta = baselines.with_log_partition(theta, section)
     if not learns_posterior(config):
@@ -78,7 +78,7 @@ def build_method(
     if name == "vnce":
         make = partial(bilevel_step, **baselines.vnce_losses(section, **model))
     else:
-        model["divergence"] = _divergence(config.divergence, model, theta, phi, key_check, v)
+        model["divergence"] = parts.build_divergence(config.divergence)
         if name == "bism":
             hypergradient = parts.build_hypergradient(config.hypergradient, phi_optimizer)
             make = partial(bism_step, objective=objective, hypergradient=hypergradient, **model)
@@ -93,14 +93,18 @@ def build_method(
         return Method(make(**train), theta, posterior, phi, phi_optimizer, chains)
 
 
-def _divergence(section, model, theta, phi, key, v):
-    """The divergence, checked on the initial parameters of its two sides."""
-    divergence = parts.build_divergence(section)
-    with naming(f"config.divergence.{section.name}"):
-        jax.eval_shape(partial(divergence, **model), theta, phi, key, v)
+def check_divergence(
+    config: ConfigDict, method: Method, *, energy: nn.Module, key: jax.Array, v: jax.Array
+) -> None:
+    """Raises unless the divergence, where the method has one, fits the initial parameters."""
+    if method.posterior is None or config.method.name == "vnce":
+        return
+    model: dict[str, Any] = {"energy": energy.apply, "posterior": method.posterior.apply}
+    divergence = parts.build_divergence(config.divergence)
+    with naming(f"config.divergence.{config.divergence.name}"):
+        jax.eval_shape(partial(divergence, **model), method.theta, method.phi, key, v)
         if isinstance(divergence, divergences.MeanFieldKL):
-            divergence.validate(theta, phi, key, v, **model)
-    return divergence
+            divergence.validate(method.theta, method.phi, key, v, **model)
 
 
 def _vages_options(section):

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 
+import jax
 from ml_collections import ConfigDict
 
 from experiments.configs import base
@@ -46,7 +47,7 @@ def naming(path: str) -> Iterator[None]:
     """Turns an error of what a config section is used for into one that names the section."""
     try:
         yield
-    except ConfigError:
+    except (ConfigError, jax.errors.ConcretizationTypeError):
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
@@ -62,6 +63,8 @@ def validate(config: ConfigDict) -> None:
     _compare_keys(config.to_dict(), base.get_config().to_dict(), "config")
     try:
         _check_training(config)
+        for name in ("theta_optimizer", "phi_optimizer"):
+            _check_optimizer(config[name], f"config.{name}")
         _check_parts(config)
         _check_method(config)
         _check_sampling(config.sampling)
@@ -93,6 +96,18 @@ def _check_training(config):
     _checks.integer("config.log.max_checkpoints", log.max_checkpoints, minimum=1)
     _check_multiple("log.log_every", log.log_every, "train.steps_per_call", train.steps_per_call)
     _check_multiple("log.checkpoint_every", log.checkpoint_every, "log.log_every", log.log_every)
+
+
+def _check_optimizer(section, path):
+    rate = _checks.positive(f"{path}.learning_rate", section.learning_rate)
+    _checks.one_of(f"{path}.schedule", section.schedule, ("constant", "cosine"))
+    if section.schedule == "cosine":
+        _checks.integer(f"{path}.decay_steps", section.decay_steps, minimum=1)
+        if not 0 <= section.final_learning_rate <= rate:
+            raise ValueError(
+                f"{path}.final_learning_rate must be in [0, learning_rate], "
+                f"got {section.final_learning_rate}"
+            )
 
 
 def _check_multiple(name, value, divisor_name, divisor):
@@ -147,6 +162,7 @@ def _check_method(config):
                 "config.method.vages.control_variate must be False where refinement.num_steps > 0"
             )
     _check_baselines(config)
+    _checks.positive("config.hypergradient.unroll.sgd_rate", config.hypergradient.unroll.sgd_rate)
     if method.name in _OF_FREE_ENERGY and energy != "gaussian_rbm":
         raise ValueError(
             f"config.method.name = {method.name!r} needs config.energy.name = 'gaussian_rbm', "

@@ -10,16 +10,26 @@ import jax.numpy as jnp
 
 
 def positive(name: str, value: Any) -> float:
-    """Returns ``value`` as a float if it is a finite number above zero."""
+    """Returns ``value`` as a float if it is a finite number above zero.
+
+    So that numbers can be mapped over, a traced scalar passes, unchanged: it has no value to check.
+    """
     return _bounded(name, value, lambda x: x > 0, "a number > 0")
 
 
 def non_negative(name: str, value: Any) -> float:
-    """Returns ``value`` as a float if it is a finite number that is not below zero."""
+    """Returns ``value`` as a float if it is a finite number not below zero; see `positive`."""
     return _bounded(name, value, lambda x: x >= 0, "a number >= 0")
 
 
+def fraction(name: str, value: Any) -> float:
+    """Returns ``value`` as a float if it is a number in [0, 1); see `positive`."""
+    return _bounded(name, value, lambda x: 0 <= x < 1, "a number in [0, 1)")
+
+
 def _bounded(name, value, accepts, expected):
+    if isinstance(value, jax.core.Tracer):
+        return scalar(name, value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {expected}, got {value!r} of type {type(value).__name__}")
     if not (math.isfinite(value) and accepts(value)):

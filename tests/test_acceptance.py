@@ -6,7 +6,7 @@ import pytest
 
 from experiments import evaluation, report
 from experiments.builders import build
-from experiments.seeds import seed_state, train_seeds
+from experiments.seeds import run_state, train_seeds
 from jbism import metrics
 from jbism.training import fit, train_steps
 from tests.configs import make_config
@@ -22,7 +22,7 @@ def checkerboard_log_likelihoods(overrides, *, num_seeds):
     assert not trained.diverged.any()
     figures = []
     for seed, experiment in enumerate(trained.experiments):
-        state = seed_state(trained.states, seed)
+        state = run_state(trained.states, seed)
         figures.append(evaluation.evaluate(experiment, state.theta, state.phi, jax.random.key(9)))
     log_likelihoods = [x["log_likelihood"] for x in figures]
     print("exact test log-likelihood:", log_likelihoods)

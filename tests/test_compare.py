@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from experiments import compare_model, compare_report, evaluation, seeds
 from experiments.builders import build
 from experiments.compare_methods import METHODS, check_methods, method_config, select
+from experiments.hyperparameters import config_at, parse_grid, step_of
 from experiments.validation import ConfigError
 from jbism.training import fit, train_steps
 from tests import oracles
@@ -45,10 +47,10 @@ def labelled(dataset):
     return dataclasses.replace(dataset, **labels)
 
 
-def run(workdir, **changes):
+def run(workdir, switches=(), **changes):
     flags = {"config": CONFIG, "workdir": workdir, "seeds": 2, "num_steps": 20}
     flags |= {"num_validations": 2} | {f"config.{key}": value for key, value in TINY.items()}
-    return run_binary("compare", flags | changes, switches=["--noprogress"])
+    return run_binary("compare", flags | changes, switches=["--noprogress", *switches])
 
 
 def test_run_resume_and_errors(tmp_path):
@@ -107,7 +109,7 @@ def test_seeds_in_one_program_are_the_seeds_alone():
     assert not trained.diverged.any()
     assert [experiment.config.seed for experiment in trained.experiments] == [3, 4]
     _, state = train_alone(config, 4, 25)
-    found = seeds.seed_state(trained.states, 1)
+    found = seeds.run_state(trained.states, 1)
     for name in ("theta", "ema", "chains", "theta_opt_state"):
         distance = oracles.tree_distance(getattr(found, name), getattr(state, name))
         assert distance < 1e-5, name
@@ -115,21 +117,113 @@ def test_seeds_in_one_program_are_the_seeds_alone():
     assert not np.array_equal(first.dataset.train, second.dataset.train)
 
 
+POINTS = [
+    {"theta_optimizer.learning_rate": 1e-3, "objective.dsm.sigma": 0.05},
+    {"theta_optimizer.learning_rate": 1e-2, "objective.dsm.sigma": 0.2},
+]
+
+
+@pytest.mark.parametrize("name", ["dsm", "bidsm-first-order", "vages-dsm"])
+def test_points_of_a_grid_in_one_program_are_the_points_alone(name):
+    config = method_config(tiny(**{"train.num_steps": 10}), name)
+    trained = seeds.train_seeds(config, 2, points=POINTS)
+    for i, run in ((1, (0, 1)), (2, (1, 0))):
+        point, seed = run
+        experiment, state = train_alone(config_at(config, POINTS[point]), seed, 10)
+        found = seeds.run_state(trained.states, i)
+        assert trained.experiments[i].config.to_json() == experiment.config.to_json()
+        assert oracles.tree_distance(found.theta, state.theta) < 1e-5
+        # That is nearer than the points are to one another.
+        other = seeds.run_state(trained.states, (i + 2) % 4)
+        assert oracles.tree_distance(found.theta, other.theta) > 1e-3
+
+
+def test_every_number_of_a_method_can_be_mapped_over():
+    """Its steps are traced at unknown values; a wrong use of one raises."""
+    of_method = {
+        "bissm-unroll": ["phi_optimizer.learning_rate", "phi_optimizer.adam.eps_root"],
+        "bidsm-implicit": ["hypergradient.implicit_cg.ridge", "phi_optimizer.adam.b2"],
+        "vnce": ["method.vnce.noise_scale", "method.vnce.noise_mean", "train.ema_decay"],
+        "ksd": ["objective.ksd.kernel.rbf.bandwidth", "theta_optimizer.adam.b1"],
+    }
+    for name, keys in of_method.items():
+        config = method_config(tiny(), name)
+        experiment = build(config)
+        batch = experiment.dataset.train[:16]
+        values = {key: jax.ShapeDtypeStruct((), np.float32) for key in keys}
+        step = jax.eval_shape(
+            lambda x, e=experiment, v=batch: step_of(e, x)(e.initial_state, v)[1], values
+        )
+        assert "loss" in step
+
+
+def test_grid_of_several_programs(tmp_path):
+    """An integer takes a program of its own; the best point is chosen by validation."""
+    workdir = tmp_path / "run"
+    grid = {"methods": "dsm", "seeds": 1, "grid": "theta_optimizer.learning_rate=1e-4,1e-2"}
+    done = run(workdir, switches=["--grid=train.batch_size=8,16"], **grid)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((workdir / "table.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == [
+        "dsm, batch_size=8, learning_rate=0.0001",
+        "dsm, batch_size=8, learning_rate=0.01",
+        "dsm, batch_size=16, learning_rate=0.0001",
+        "dsm, batch_size=16, learning_rate=0.01",
+    ]
+    last = [row["validation_log_likelihood"][-1][0] for row in rows]
+    assert len(set(last)) == 4
+    assert [row["chosen"] for row in rows] == [x == max(last) for x in last]
+    config = method_config(tiny(), "dsm")
+    _, state = train_alone(config_at(config, rows[2]["point"]), 0, 20)
+    alone = evaluation.evaluate(build(config), state.theta, {}, jax.random.key(0))
+    assert rows[2]["log_likelihood"][0] == pytest.approx(alone["log_likelihood"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("texts", "match"),
+    [
+        (["train.batch_size"], "--grid must be KEY=VALUE,VALUE,..., got 'train.batch_size'"),
+        (["train.batch_size="], "--grid must be KEY=VALUE"),
+        (["batch_size=3"], "--grid: batch_size is no number, string or switch of the config"),
+        (["train=3"], "--grid: train is no number"),
+        (["train.batch_size=3.5"], "--grid: train.batch_size must be of type int, got '3.5'"),
+        (["method.contrastive.persistent=1"], "must be of type bool, got '1'"),
+        (["seed=1,2", "seed=3"], "--grid must have each key once, got seed twice"),
+        (["train.ema_decay=0.9,0.90"], "--grid must have each value once"),
+    ],
+)
+def test_grid_errors(texts, match):
+    with pytest.raises(ValueError, match=re.escape(match)):
+        parse_grid(texts, tiny())
+
+
+def test_what_a_grid_cannot_hold_is_named():
+    with pytest.raises(ConfigError, match=r"dsm: --grid has config.objective.name, which this met"):
+        check_methods(tiny(), ["dsm"], [{"objective.name": "ssm"}])
+    with pytest.raises(ConfigError, match=r"learning_rate must be a number > 0, got 0.0"):
+        check_methods(tiny(), ["dsm"], [{"theta_optimizer.learning_rate": 0.0}])
+    config = method_config(tiny(), "vnce")
+    points = [{"method.vnce.noise_ratio": 1.0}, {"method.vnce.noise_ratio": 2.0}]
+    with pytest.raises(ConfigError, match=r"one of method.vnce.noise_ratio decides what is compil"):
+        seeds.train_seeds(config, 1, points=points)
+
+
 def test_a_diverged_seed_is_named_and_left_out():
     overrides = {"train.num_steps": 20, "theta_optimizer.name": "sgd"}
     overrides |= {"theta_optimizer.learning_rate": 1e30}
     config = method_config(tiny(**overrides), "dsm")
-    figures, arrays = compare_model.measure(config, num_seeds=2, num_validations=1)
+    [(figures, arrays)] = compare_model.measure(config, num_seeds=2, num_validations=1)
     # The first update goes astray, the second step sees it.
     assert figures["diverged_at"] == [2, 2]
     assert arrays == {}
     for name in ("log_likelihood", "best_log_likelihood", "best_steps"):
         assert figures[name] == [None, None]
-    row = compare_report.row("dsm", json.loads(json.dumps(figures, allow_nan=False)))
+    stored = json.loads(json.dumps(figures, allow_nan=False))
+    [row] = compare_report.rows("dsm", [{}], [stored])
     assert (row["mean"], row["standard_error"], row["num_diverged"]) == (None, None, 2)
     assert "| dsm |  |  |  |  | 2 of 2 |" in compare_report.markdown([row])
     compare_report.draw_curves([row], title="")
-    assert compare_report.draw_densities({"dsm": {}}, title="") is None
+    assert compare_report.draw_samples({"dsm": {}}, title="") == {}
 
 
 def test_the_best_state_is_that_of_each_seeds_best_validation(monkeypatch):
@@ -148,13 +242,13 @@ def test_log_likelihoods_of_all_seeds_are_those_of_each():
     """Enumerated at once, or estimated seed by seed, which weights near 0 make next to exact."""
     sizes = {"evaluation.ais_chains": 50, "evaluation.ais_temperatures": 10}
     sizes |= {"evaluation.num_examples": 8}
-    experiments = seeds.build_seeds(method_config(tiny(**sizes), "dsm"), 2)
+    experiments = seeds.build_runs(method_config(tiny(**sizes), "dsm"), 2)
     states = jax.tree.map(lambda *x: jax.numpy.stack(x), *(x.initial_state for x in experiments))
     test, validation = (
         compare_model.log_likelihoods(experiments, states, split)
         for split in ("test", "validation")
     )
-    state = seeds.seed_state(states, 1)
+    state = seeds.run_state(states, 1)
     alone = evaluation.evaluate(experiments[1], state.theta, state.phi, jax.random.key(0))
     assert test[1] == pytest.approx(alone["log_likelihood"], rel=1e-5)
     for i, experiment in enumerate(experiments):

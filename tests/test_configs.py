@@ -254,7 +254,10 @@ REFUSED = {
     "train.steps_per_call": ({"train.steps_per_call": 0}, "config.train.steps_per_call must be"),
     "train.num_lower_steps": ({"train.num_lower_steps": -1}, "config.train.num_lower_steps must"),
     "train.unroll_lower": ({"train.unroll_lower": -1}, "config.train.unroll_lower must be"),
-    "train.ema_decay": ({"train.ema_decay": 1.0}, "config.train: ema_decay must be in [0, 1)"),
+    "train.ema_decay": (
+        {"train.ema_decay": 1.0},
+        "config.train: ema_decay must be a number in [0, 1)",
+    ),
     "log.log_every": (
         {"log.log_every": 15},
         "config.log.log_every must be a multiple of config.train.steps_per_call, 10, got 15",
@@ -460,7 +463,7 @@ REFUSED = {
     ),
     "hypergradient.sgd_rate": (
         {"hypergradient.unroll.sgd_rate": 0.0},
-        "config.hypergradient.unroll.sgd_rate must be > 0",
+        "config.hypergradient.unroll.sgd_rate must be a number > 0",
     ),
     "optimizer.name": (
         {"theta_optimizer.name": "lion"},
@@ -468,15 +471,15 @@ REFUSED = {
     ),
     "optimizer.learning_rate": (
         {"phi_optimizer.learning_rate": math.nan},
-        "config.phi_optimizer.learning_rate must be > 0, got nan",
+        "config.phi_optimizer.learning_rate must be a number > 0, got nan",
     ),
     "optimizer.schedule": (
         {"phi_optimizer.schedule": "linear"},
-        "config.phi_optimizer.schedule must be 'constant' or 'cosine'",
+        "config.phi_optimizer.schedule must be one of 'constant', 'cosine', got 'linear'",
     ),
     "optimizer.decay_steps": (
         {"phi_optimizer.schedule": "cosine", "phi_optimizer.decay_steps": 0},
-        "config.phi_optimizer.decay_steps must be >= 1",
+        "config.phi_optimizer.decay_steps must be an integer >= 1, got 0",
     ),
     "optimizer.final_learning_rate": (
         {"phi_optimizer.schedule": "cosine", "phi_optimizer.final_learning_rate": 2.0},

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jbism import likelihood, samplers
+from jbism import energies, likelihood, samplers
 from jbism.losses import contrastive_loss, maximum_likelihood_loss
 from tests import oracles
 
@@ -23,11 +23,7 @@ def rbm(x64):
 
 def gibbs(model):
     def transition(theta, key, v):
-        given = {
-            name: partial(model.apply, theta, method=name)
-            for name in ("hidden_given_visible", "visible_given_hidden")
-        }
-        return samplers.block_gibbs(key, v, num_steps=1, **given)[0]
+        return samplers.block_gibbs(key, v, num_steps=1, **energies.conditionals(model, theta))[0]
 
     return transition
 

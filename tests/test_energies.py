@@ -250,3 +250,8 @@ def test_a_visible_of_another_size_than_the_parameters_is_refused(model):
         model.apply(theta, jnp.zeros(4), jnp.zeros(2))
     with pytest.raises(ValueError, match="must go through a method that takes v"):
         model.init(jax.random.key(0), jnp.zeros(2), method="visible_given_hidden")
+
+
+def test_conditionals_need_both_methods():
+    with pytest.raises(ValueError, match="energy must have the method hidden_given_visible, got D"):
+        energies.conditionals(energies.DeepEBLVM(2, networks.MLP()), {})

@@ -283,3 +283,25 @@ def test_numpy_numbers_are_checked_like_python_numbers(sigma):
         losses.DSM(sigma)
     with pytest.raises(ValueError, match="sigma must be a number > 0"):
         losses.dsm(jnp.zeros((1, 2)), jnp.ones((1, 2)), sigma=sigma)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: losses.DSM(sigma=x),
+        lambda x: losses.MDSM(sigma_min=0.1, sigma_max=0.4, sigma0=x),
+    ],
+)
+def test_numbers_of_an_objective_can_be_mapped_over(make):
+    v = jax.random.normal(jax.random.key(0), (4, 3))
+
+    def value(number):
+        objective = make(number)
+        corrupted = objective.corrupt(jax.random.key(1), v)
+        return objective(lambda v: -v, jax.random.key(2), corrupted)[0]
+
+    numbers = [0.05, 0.3]
+    mapped = jax.vmap(value)(jnp.array(numbers))
+    np.testing.assert_allclose(mapped, jnp.stack([value(x) for x in numbers]), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"must be a scalar, got shape \(2,\)"):
+        jax.eval_shape(value, jnp.array(numbers))

@@ -123,6 +123,22 @@ def test_image_panels_title_each_grid():
         assert text.get_window_extent().x0 == pytest.approx(left, abs=2)
     with pytest.raises(ValueError, match="panels must hold at least one"):
         jbism.plotting.image_panels({})
+    with pytest.raises(ValueError, match="per_row must be an integer >= 1, got 0"):
+        jbism.plotting.image_panels({"a": np.zeros((1, 2, 2))}, per_row=0)
+
+
+def test_image_panels_in_rows_hold_what_they_hold_side_by_side():
+    images = np.linspace(0, 1, 3 * 2 * 4 * 4).reshape(3, 2, 4, 4)
+    panels = dict(zip("abc", images, strict=True))
+    beside = jbism.plotting.image_panels(panels, columns=2)
+    rows = jbism.plotting.image_panels(panels, columns=2, per_row=2)
+    for one, other in zip(beside.axes, rows.axes, strict=True):
+        np.testing.assert_array_equal(one.images[0].get_array(), other.images[0].get_array())
+    tops = [axes.get_position().y1 for axes in rows.axes]
+    assert tops[0] == tops[1] > tops[2]
+    assert rows.axes[2].get_position().x0 == rows.axes[0].get_position().x0
+    boxes = [axes.get_position() for axes in rows.axes]
+    assert boxes[2].y1 < boxes[0].y0
 
 
 def test_reconstructions_stand_under_their_originals():

@@ -1,7 +1,8 @@
 """Energies E(v, h; θ) of one visible and one latent, as Flax modules: log p = -E - log Z."""
 
+from jbism.energies._conditionals import conditionals
 from jbism.energies._deep import DeepEBLVM
 from jbism.energies._gaussian_rbm import GaussianRBM
 from jbism.energies._linear_gaussian import LinearGaussian
 
-__all__ = ["DeepEBLVM", "GaussianRBM", "LinearGaussian"]
+__all__ = ["DeepEBLVM", "GaussianRBM", "LinearGaussian", "conditionals"]

@@ -19,6 +19,7 @@ def ais_gaussian_rbm(
     log_sigma: Array,
     num_chains: int = 500,
     num_temperatures: int = 1_000,
+    chunk_size: int | None = None,
 ) -> AISResult:
     """Estimates log Z of a Gaussian RBM from the base without interactions.
 
@@ -37,6 +38,8 @@ def ais_gaussian_rbm(
       log_sigma: log σ, [D].
       num_chains: independent chains, at least 2.
       num_temperatures: values of β, 0 and 1 among them, at least 2.
+      chunk_size: chains at a time, a divisor of num_chains, to bound memory; all together by
+        default. Another size draws other numbers.
 
     Returns:
       An `AISResult`, its interval by the delta method.
@@ -61,7 +64,7 @@ def ais_gaussian_rbm(
     key_base, key_chains = jax.random.split(key)
     noise = jax.random.normal(key_base, (num_chains, weights.shape[0]), weights.dtype)
     v = visible_bias[None] + jnp.exp(log_sigma)[None] * noise
-    log_weights = _log_weights(key_chains, v, rbm, betas)
+    log_weights = _log_weights(key_chains, v, rbm, betas, chunk_size)
     return summarize_weights(log_weights, _log_base_partition(weights, log_sigma))
 
 
@@ -74,6 +77,7 @@ def reverse_ais_gaussian_rbm(
     hidden_bias: Array,
     log_sigma: Array,
     num_temperatures: int = 1_000,
+    chunk_size: int | None = None,
 ) -> AISResult:
     """Estimates log Z of a Gaussian RBM from its own samples, annealed to the base.
 
@@ -89,6 +93,7 @@ def reverse_ais_gaussian_rbm(
       hidden_bias: c, [H].
       log_sigma: log σ, [D].
       num_temperatures: values of β, 1 and 0 among them, at least 2.
+      chunk_size: as in `ais_gaussian_rbm`, a divisor of the number of chains.
 
     Returns:
       An `AISResult`; its log_weights estimate Z₀ / Z.
@@ -109,7 +114,7 @@ def reverse_ais_gaussian_rbm(
     rbm = _check_parameters(weights, visible_bias, hidden_bias, log_sigma)
     weights, _, _, log_sigma = rbm
     v = _checks.shape("v", _checks.batched("v", v), (None, weights.shape[0]))
-    log_weights = _log_weights(key, v, rbm, _betas(num_temperatures)[::-1])
+    log_weights = _log_weights(key, v, rbm, _betas(num_temperatures)[::-1], chunk_size)
     ratio = summarize_weights(log_weights, jnp.zeros((), log_weights.dtype))
     log_base = _log_base_partition(weights, log_sigma)
     return ratio._replace(
@@ -117,7 +122,21 @@ def reverse_ais_gaussian_rbm(
     )
 
 
-def _log_weights(key, v, rbm, betas):
+def _log_weights(key, v, rbm, betas, chunk_size):
+    num_chains = len(v)
+    if chunk_size is None:
+        return _log_weights_of_chunk(key, v, rbm, betas)
+    if num_chains % _checks.integer("chunk_size", chunk_size, minimum=1):
+        raise ValueError(
+            f"chunk_size must divide the number of chains, {num_chains}, got {chunk_size}"
+        )
+    chunks = v.reshape(-1, chunk_size, *v.shape[1:])
+    keys = jax.random.split(key, len(chunks))
+    by_chunk = jax.lax.map(lambda x: _log_weights_of_chunk(x[0], x[1], rbm, betas), (keys, chunks))
+    return by_chunk.reshape(num_chains)
+
+
+def _log_weights_of_chunk(key, v, rbm, betas):
     weights, visible_bias, hidden_bias, log_sigma = rbm
     sigma = jnp.exp(log_sigma)
 

@@ -65,8 +65,7 @@ def contrastive_loss(
       >>> theta = rbm.init(jax.random.key(1), v[0], jnp.zeros(4))
       >>> free_energy = functools.partial(rbm.apply, method="free_energy")
       >>> def gibbs(theta, key, v):
-      ...     given = {name: functools.partial(rbm.apply, theta, method=name)
-      ...              for name in ("hidden_given_visible", "visible_given_hidden")}
+      ...     given = jbism.energies.conditionals(rbm, theta)
       ...     return jbism.samplers.block_gibbs(key, v, num_steps=1, **given)[0]
       >>> (loss, aux), grads = jax.value_and_grad(contrastive_loss, has_aux=True)(
       ...     theta, jax.random.key(2), v, energy=free_energy, transition=gibbs, num_steps=1)

@@ -63,7 +63,9 @@ def image_grid(
     return figure
 
 
-def image_panels(panels: Mapping[str, Any], *, columns: int = 8, pixels: int = 48) -> Figure:
+def image_panels(
+    panels: Mapping[str, Any], *, columns: int = 8, pixels: int = 48, per_row: int | None = None
+) -> Figure:
     """Draws several grids of images side by side, each under its name.
 
     Args:
@@ -71,6 +73,7 @@ def image_panels(panels: Mapping[str, Any], *, columns: int = 8, pixels: int = 4
         :func:`image_grid`.
       columns: number of images a row of each grid.
       pixels: the longer side of an image on the page, about.
+      per_row: number of grids side by side; all by default.
 
     Returns:
       The figure.
@@ -86,11 +89,14 @@ def image_panels(panels: Mapping[str, Any], *, columns: int = 8, pixels: int = 4
     """
     if not panels:
         raise ValueError("panels must hold at least one set of images, got none")
+    if per_row is not None:
+        _checks.integer("per_row", per_row, minimum=1)
     return page(
         [
             (name, tile(checked(f"panels[{name!r}]", images), columns, pixels))
             for name, images in panels.items()
-        ]
+        ],
+        per_row=per_row,
     )
 
 

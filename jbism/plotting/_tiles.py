@@ -59,31 +59,51 @@ def tile(
     return grid.swapaxes(1, 2).reshape(num_rows * height, columns * width, 3)
 
 
-def page(panels: Sequence[tuple[str | None, np.ndarray]], *, left: int = MARGIN) -> Figure:
-    """Returns a figure that shows each (title, canvas) pixel by pixel, side by side."""
-    titles = [
-        textwrap.wrap(title or "", max(12, canvas.shape[1] // CHARACTER))
-        for title, canvas in panels
-    ]
-    widths = [
-        max(canvas.shape[1], *(CHARACTER * len(line) for line in lines), 0)
-        for lines, (_, canvas) in zip(titles, panels, strict=True)
-    ]
-    top = MARGIN + LINE * max(map(len, titles))
-    width = left + sum(widths) + 2 * MARGIN * (len(panels) - 1) + MARGIN
-    height = top + max(canvas.shape[0] for _, canvas in panels) + MARGIN
+def page(
+    panels: Sequence[tuple[str | None, np.ndarray]],
+    *,
+    left: int = MARGIN,
+    per_row: int | None = None,
+) -> Figure:
+    """Returns a figure that shows each (title, canvas) pixel by pixel, side by side in rows."""
+    per_row = len(panels) if per_row is None else per_row
+    rows = [_Row(panels[i : i + per_row]) for i in range(0, len(panels), per_row)]
+    width = left + max(sum(row.widths) + 2 * MARGIN * (len(row.widths) - 1) for row in rows)
+    width += MARGIN
+    height = sum(row.height for row in rows) + MARGIN
     figure = new_figure(width, height)
-    for lines, panel_width, (_, canvas) in zip(titles, widths, panels, strict=True):
-        rows, columns = canvas.shape[:2]
-        place = left / width, 1 - (top + rows) / height, columns / width, rows / height
-        axes = figure.add_axes(place)
-        axes.imshow(canvas, interpolation="nearest", aspect="auto")
-        axes.set_axis_off()
-        if lines:
-            corner = left / width, 1 - (top - 4) / height
-            figure.text(*corner, "\n".join(lines), fontsize=10, va="bottom", linespacing=1.2)
-        left += panel_width + 2 * MARGIN
+    above = 0
+    for row in rows:
+        x, top = left, above + row.top
+        for lines, panel_width, canvas in zip(row.titles, row.widths, row.canvases, strict=True):
+            num_rows, columns = canvas.shape[:2]
+            place = x / width, 1 - (top + num_rows) / height, columns / width, num_rows / height
+            axes = figure.add_axes(place)
+            axes.imshow(canvas, interpolation="nearest", aspect="auto")
+            axes.set_axis_off()
+            if lines:
+                corner = x / width, 1 - (top - 4) / height
+                figure.text(*corner, "\n".join(lines), fontsize=10, va="bottom", linespacing=1.2)
+            x += panel_width + 2 * MARGIN
+        above += row.height
     return figure
+
+
+class _Row:
+    """Panels side by side, with their wrapped titles; sizes in pixels."""
+
+    def __init__(self, panels):
+        self.canvases = [canvas for _, canvas in panels]
+        self.titles = [
+            textwrap.wrap(title or "", max(12, canvas.shape[1] // CHARACTER))
+            for title, canvas in panels
+        ]
+        self.widths = [
+            max(canvas.shape[1], *(CHARACTER * len(line) for line in lines), 0)
+            for lines, canvas in zip(self.titles, self.canvases, strict=True)
+        ]
+        self.top = MARGIN + LINE * max(map(len, self.titles))
+        self.height = self.top + max(len(canvas) for canvas in self.canvases)
 
 
 def _halves(spare):

@@ -1,6 +1,7 @@
 """What a fitted estimator computes by chains and sums, compiled: samples and log Z."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,4 +46,5 @@ def exact_log_z(arrays: Arrays) -> Array:
 @functools.partial(jax.jit, static_argnames=("num_chains", "num_temperatures"))
 def ais(arrays: Arrays, key: Key, *, num_chains: int, num_temperatures: int) -> AISResult:
     """log Z by annealed importance sampling."""
-    return ais_gaussian_rbm(key, **arrays, num_chains=num_chains, num_temperatures=num_temperatures)
+    given: dict[str, Any] = arrays
+    return ais_gaussian_rbm(key, **given, num_chains=num_chains, num_temperatures=num_temperatures)

@@ -10,7 +10,7 @@ import optax
 
 from jbism import losses
 from jbism.divergences import MeanFieldKL
-from jbism.energies import GaussianRBM
+from jbism.energies import GaussianRBM, conditionals
 from jbism.hypergradients import ImplicitCG
 from jbism.likelihood import exact_log_partition
 from jbism.posteriors import Bernoulli
@@ -142,8 +142,4 @@ def _likelihood_loss(rbm):
 
 def gibbs(rbm: GaussianRBM, theta: Params, key: Key, v: Array, *, num_steps: int = 1) -> Array:
     """Moves visibles [chains, D] by block Gibbs steps."""
-    given: dict[str, Any] = {
-        name: functools.partial(rbm.apply, theta, method=name)
-        for name in ("hidden_given_visible", "visible_given_hidden")
-    }
-    return block_gibbs(key, v, num_steps=num_steps, **given)[0]
+    return block_gibbs(key, v, num_steps=num_steps, **conditionals(rbm, theta))[0]

@@ -91,8 +91,7 @@ def chained_step(
 ) -> Step:
     """`bilevel_step` of an upper loss that also moves the state's Markov chains."""
     _checks.integer("num_lower_steps", num_lower_steps, minimum=0)
-    if not 0.0 <= ema_decay < 1.0:
-        raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay!r}")
+    ema_decay = _checks.fraction("ema_decay", ema_decay)
 
     def step(state, v):
         key_lower, key_upper = jax.random.split(jax.random.fold_in(state.key, state.step))
