@@ -16,6 +16,9 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 # NaN is not close to NaN.
 assert_close = functools.partial(np.testing.assert_allclose, equal_nan=False)
 
+# For what runs long enough to be worth compiling well, unlike the rest of the suite.
+OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+
 
 def to_float64(tree):
     """The floating leaves of a tree in double precision; needs x64."""

@@ -9,16 +9,14 @@ from experiments.builders import build
 from experiments.seeds import run_state, train_seeds
 from jbism import metrics
 from jbism.training import fit, train_steps
+from tests import oracles
 from tests.configs import make_config
-
-# Long enough to be worth compiling well, unlike the rest of the suite.
-OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
 
 def checkerboard_log_likelihoods(overrides, *, num_seeds):
     """Exact test log-likelihoods after 20,000 steps of several seeds, trained by one program."""
     config = make_config("checkerboard_rbm", overrides | {"train.num_steps": 20_000})
-    trained = train_seeds(config, num_seeds, compiler_options=OPTIMIZED)
+    trained = train_seeds(config, num_seeds, compiler_options=oracles.OPTIMIZED)
     assert not trained.diverged.any()
     figures = []
     for seed, experiment in enumerate(trained.experiments):
