@@ -52,7 +52,7 @@ def _named(path, arrays, split):
 
 def _load(path):
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except Exception as error:  # a damaged archive raises nearly anything
         raise ValueError(f"{path} is no readable NumPy archive: {error}") from error

@@ -51,9 +51,11 @@ def not_found(
     if tfds_error is not None:
         parts.append(f"To look for what tensorflow-datasets prepared, {tfds_error}")
     if tfds_place is not None:
+        data_dir = str(pathlib.Path(tfds_place).parents[1])
         parts.append(
-            f"tensorflow-datasets has nothing prepared in {tfds_place}: there "
-            f"tfds.data_source({tfds_name!r}) downloads and prepares it, which needs tensorflow"
+            f"tensorflow-datasets has nothing prepared in {tfds_place}: "
+            f"tfds.data_source({tfds_name!r}, data_dir={data_dir!r}) downloads and prepares it, "
+            "which needs tensorflow"
         )
         if not folders:
             parts.append(f"Or get {files} from {url} and pass their folder as data_dir")

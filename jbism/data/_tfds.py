@@ -37,7 +37,7 @@ def open_tfds(
     """
     tfds = import_tfds(name)
     require_pillow(name)
-    builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    builder = tfds.builder(name, data_dir=data_dir)
     place = os.fspath(builder.data_path)
     if not builder.info.splits:
         return place, None
