@@ -721,6 +721,7 @@ def test_celeba_follows_the_partition_file(tmp_path):
     for text, error, message in [
         (lines[:-1], ValueError, r"must list all images, but lacks 000006\.png"),
         ([*lines, "000007.png 0"], FileNotFoundError, r"lacks 000007\.png and 0 other images"),
+        ([x.replace(" 2", " 1") for x in lines], ValueError, r"all of 0, 1 and 2, got \(3, 3, 0\)"),
         ([*lines[:2], "000003.png"], ValueError, "partition.txt:3 must be 'IMAGE 0|1|2'"),
     ]:
         partition.write_text("\n".join(text))

@@ -43,10 +43,11 @@ def celeba(
       size: height and width of the examples, 32 or 64.
       source: ``"files"`` reads that folder, ``"tfds"`` what tensorflow-datasets has prepared in a
         format with random access, and ``"auto"`` the folder if it is there, else tfds.
-      num_validation: number of validation examples, and
-      num_test: of test examples behind them, both taken from the end in stored order; None, for
-        both, for the official partition: that of the text file, or without it, if all 202,599
-        images are there, the published one, 162,770 / 19,867 / 19,962.
+      num_validation: number of validation examples, taken from the end in stored order before
+        those of test; None for the official partition: that of the text file or of tfds, or
+        without them, if all 202,599 images are there, the published 162,770 / 19,867 / 19,962.
+      num_test: number of test examples, the last in stored order; None if and only if
+        ``num_validation`` is.
       lazy: whether to decode images when they are taken. Otherwise all are decoded now, and kept:
         2.5 GB at 64×64.
 
@@ -70,15 +71,14 @@ def celeba(
     _checks.one_of("size", size, (32, 64))
     _checks.instance("lazy", lazy, bool)
     faces = _open(data_dir, source)
-    import PIL.Image
-
     counts = _counts(faces, num_validation, num_test)
+    from PIL.Image import Resampling  # Pillow is an extra, and is there once the faces are
 
     def split(start, count):
         def decode(i):
             image, label = faces.read(start + i)
             face = open_image(image, label, _SHAPE)
-            return to_array(face.crop(_CROP).resize((size, size), PIL.Image.Resampling.BILINEAR))
+            return to_array(face.crop(_CROP).resize((size, size), Resampling.BILINEAR))
 
         images = LazyImages(decode, count, (size, size, 3))
         return images if lazy else np.asarray(images)
@@ -159,7 +159,10 @@ def _partitioned(file, paths):
         )
     if by_name:
         raise ValueError(f"{file} must list all images, but lacks {min(by_name)}")
-    return [path for split in splits for path in split], tuple(map(len, splits))
+    counts = tuple(map(len, splits))
+    if 0 in counts:
+        raise ValueError(f"{file} must put images in all of 0, 1 and 2, got {counts} images")
+    return [path for split in splits for path in split], counts
 
 
 def _open_splits(place, splits):
