@@ -164,6 +164,48 @@ def test_dataset_keeps_float32_and_views_images():
         dataset.name = "other"
 
 
+def test_to_unit_scales_uint8_and_keeps_floats():
+    v = np.arange(256, dtype=np.uint8)
+    expected = v / 255  # in double precision
+    assert jbism.data.to_unit(v).dtype == np.float32
+    assert isinstance(jbism.data.to_unit(v), np.ndarray)
+    np.testing.assert_array_equal(jbism.data.to_unit(v), expected.astype(np.float32))
+    np.testing.assert_allclose(jax.jit(jbism.data.to_unit)(v), expected, rtol=2e-7)
+    floats = np.array([-1.0, 300.0], np.float16)
+    assert jbism.data.to_unit(floats) is floats
+    with pytest.raises(TypeError, match="v must have dtype uint8 or a floating dtype, got int32"):
+        jbism.data.to_unit(jnp.arange(3))
+
+
+def test_to_unit_is_float32_in_double_precision(x64):
+    assert jbism.data.to_unit(jnp.arange(3, dtype=jnp.uint8)).dtype == jnp.float32
+    assert jbism.data.to_unit(jnp.ones(3)).dtype == jnp.float64
+
+
+def test_dataset_keeps_uint8_images_and_gives_them_in_the_unit_interval():
+    v = np.arange(30, dtype=np.uint8).reshape(5, 6)
+    splits = {"train": v, "validation": v[:3], "test": v[3:]}
+    dataset = Dataset("d", **splits, image_shape=(2, 3))
+    assert dataset.train is v
+    for rows in (slice(None), slice(1, 3), [4, 0], 2):
+        examples = dataset.examples("train", rows)
+        assert examples.dtype == np.float32
+        np.testing.assert_allclose(examples, v[rows] / 255, rtol=1e-6)
+    assert dataset.examples("test").shape == (2, 6)
+    images = dataset.images(dataset.train[:2])
+    np.testing.assert_allclose(images, v[:2].reshape(2, 2, 3) / 255, rtol=1e-6)
+    np.testing.assert_array_equal(dataset.images(images.reshape(2, 6)), images)
+    with pytest.raises(ValueError, match="split must be one of 'train', 'validation', 'test'"):
+        dataset.examples("all")
+    with pytest.raises(TypeError, match="test must have the dtype of train, uint8, got float32"):
+        Dataset("d", **(splits | {"test": np.zeros((2, 6))}), image_shape=(2, 3))
+
+
+def test_dataset_gives_floating_examples_as_they_are():
+    dataset = Dataset("d", **_splits(train=np.full((5, 6), 300.0)))
+    np.testing.assert_array_equal(dataset.examples("train", [0]), np.full((1, 6), 300.0))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_dataset_names_the_split_and_the_first_example_that_is_not_finite(split, bad):
@@ -178,7 +220,16 @@ def test_dataset_names_the_split_and_the_first_example_that_is_not_finite(split,
     [
         ({"test": np.zeros((0, 6))}, ValueError, r"test must be a non-empty .* \(0, 6\)"),
         ({"validation": np.zeros((3, 5))}, ValueError, r"validation .* train, \(6,\), got \(5,\)"),
-        ({"train": np.zeros((5, 6), np.uint8)}, TypeError, "train .* floating dtype, got uint8"),
+        (
+            {"train": np.zeros((5, 6), np.uint8)},
+            TypeError,
+            "train .* floating .*, got uint8; uint8",
+        ),
+        (
+            {"train": np.zeros((5, 6), np.int64), "image_shape": (2, 3)},
+            TypeError,
+            "train must have a floating dtype, got int64",
+        ),
         ({"image_shape": (2, 4)}, ValueError, r"image_shape .* \(2, 4\)"),
         ({"image_shape": (6,)}, ValueError, r"image_shape .* \(6,\)"),
         ({"train_labels": np.zeros(5, int)}, ValueError, r"all splits or none, got \['train'\]"),
@@ -316,7 +367,7 @@ def test_batch_order_is_its_definition(num_examples, batch_size):
     key = jax.random.key(5)
     order = BatchOrder(key, num_examples, batch_size)
     per_epoch = num_examples // batch_size
-    assert order.steps_per_epoch == per_epoch
+    assert (order.num_examples, order.steps_per_epoch) == (num_examples, per_epoch)
     rows = []
     for epoch in range(6):
         permutation = jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)

@@ -24,6 +24,7 @@ class BatchOrder:
       batch_size: number of examples a step.
 
     Attributes:
+      num_examples: number of examples to choose from.
       steps_per_epoch: number of whole batches an epoch, ``num_examples // batch_size``.
 
     Raises:
@@ -45,6 +46,7 @@ class BatchOrder:
             raise ValueError(
                 f"batch_size must be at most num_examples, {num_examples}, got {batch_size}"
             )
+        self.num_examples = num_examples
         self.steps_per_epoch = num_examples // batch_size
         self._batches = functools.lru_cache(maxsize=_CACHED_EPOCHS)(
             functools.partial(_batches, key, num_examples, batch_size)

@@ -3,10 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from jbism import _checks
+from jbism.data._lazy import LazyImages
+from jbism.data._unit import to_unit
 from jbism.typing import Array
 
 _SPLITS = ("train", "validation", "test")
@@ -16,10 +20,14 @@ _SPLITS = ("train", "validation", "test")
 class Dataset:
     """A named data set of examples v in three splits, checked when it is made.
 
+    Floating examples are kept as float32 numpy arrays. Images may also be uint8, and are kept so:
+    as numpy arrays, or as :class:`LazyImages` where they are too many to be kept decoded.
+    :meth:`examples` gives either as the floats a model is trained on.
+
     Args:
       name: what the data set is called in logs and titles.
-      train: ``[n, *event]`` floating array, kept as float32 numpy; so are the other splits.
-      validation: ``[n, *event]``.
+      train: ``[n, *event]``, floating, or uint8 if there is an ``image_shape``.
+      validation: ``[n, *event]``; all splits are uint8, or none is.
       test: ``[n, *event]``.
       image_shape: ``(height, width)`` or ``(height, width, channels)`` of one example seen as an
         image, None where examples are no images.
@@ -29,7 +37,7 @@ class Dataset:
       test_labels: ``[n]``.
 
     Raises:
-      TypeError: examples are not floating, or labels not integer.
+      TypeError: examples are neither floating nor uint8 images, or labels not integer.
       ValueError: a split is empty, holds a NaN or an infinity, or differs from ``train`` in its
         event shape; ``image_shape`` does not fit the event; labels do not fit the examples.
 
@@ -40,12 +48,14 @@ class Dataset:
       >>> dataset = jbism.data.Dataset("zeros", train=v, validation=v, test=v, image_shape=(2, 3))
       >>> dataset.event_shape, dataset.images(dataset.test).shape
       ((6,), (4, 2, 3))
+      >>> dataset.examples("train", slice(2)).shape
+      (2, 6)
     """
 
     name: str
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
+    train: Any  # np.ndarray or LazyImages, as are the other two
+    validation: Any
+    test: Any
     image_shape: tuple[int, ...] | None = None
     log_density: Callable[[Array], Array] | None = None
     train_labels: np.ndarray | None = None
@@ -54,13 +64,19 @@ class Dataset:
 
     def __post_init__(self):
         for split in _SPLITS:
-            object.__setattr__(self, split, _examples(split, getattr(self, split)))
+            is_image = self.image_shape is not None
+            object.__setattr__(self, split, _examples(split, getattr(self, split), is_image))
         for split in _SPLITS:
             event_shape = getattr(self, split).shape[1:]
             if event_shape != self.event_shape:
                 raise ValueError(
                     f"{split} must have the event shape of train, {self.event_shape}, "
                     f"got {event_shape}"
+                )
+            dtype = getattr(self, split).dtype
+            if dtype != self.train.dtype:
+                raise TypeError(
+                    f"{split} must have the dtype of train, {self.train.dtype}, got {dtype}"
                 )
         if self.image_shape is not None:
             self._check_image_shape(self.image_shape)
@@ -77,8 +93,27 @@ class Dataset:
         """The shape of one example."""
         return self.train.shape[1:]
 
+    def examples(self, split: str, rows: Any = slice(None)) -> np.ndarray:
+        """Returns examples of a split as float32, uint8 images as pixels in [0, 1].
+
+        Args:
+          split: ``"train"``, ``"validation"`` or ``"test"``.
+          rows: which of them, as NumPy indexes them: a row, a slice, a mask or an array of rows.
+
+        Returns:
+          ``[n, *event]`` for n rows, by default all.
+
+        Raises:
+          IndexError: a row is not there.
+          ValueError: ``split`` is unknown.
+        """
+        examples = getattr(self, _checks.one_of("split", split, _SPLITS))
+        return np.asarray(to_unit(examples[rows]))
+
     def images(self, v: Array | np.ndarray) -> np.ndarray:
-        """Returns examples ``[n, *event]`` as images ``[n, *image_shape]``.
+        """Returns examples ``[n, *event]`` as floating images ``[n, *image_shape]``.
+
+        Those of uint8 become pixels in [0, 1].
 
         Raises:
           ValueError: the data set has no ``image_shape``, or ``v`` does not have its event shape.
@@ -88,7 +123,7 @@ class Dataset:
         v = np.asarray(v)
         if v.shape[1:] != self.event_shape:
             raise ValueError(f"v must have shape (*, {self.event_shape}), got {v.shape}")
-        return v.reshape(len(v), *self.image_shape)
+        return np.asarray(to_unit(v)).reshape(len(v), *self.image_shape)
 
     def _check_image_shape(self, image_shape):
         fits = math.prod(image_shape) == math.prod(self.event_shape)
@@ -99,12 +134,18 @@ class Dataset:
             )
 
 
-def _examples(split, x):
-    x = np.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"{split} must have a floating dtype, got {x.dtype}")
+def _examples(split, x, is_image):
+    x = x if isinstance(x, LazyImages) else np.asarray(x)
+    is_uint8 = is_image and x.dtype == np.uint8
+    if not is_uint8 and not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{split} must have a floating dtype, got {x.dtype}; uint8 is for images, which have "
+            "an image_shape"
+        )
     if x.ndim == 0 or x.size == 0:
         raise ValueError(f"{split} must be a non-empty array [n, *event], got shape {x.shape}")
+    if is_uint8:
+        return x
     with np.errstate(over="ignore"):  # what float32 cannot hold is reported below
         x = x.astype(np.float32, copy=False)
     finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)

@@ -34,10 +34,14 @@ def freyface(data_dir: str | os.PathLike[str]) -> Dataset:
       ...
       FileNotFoundError: ...
     """
-    path = _find(pathlib.Path(data_dir))
-    frames = np.ascontiguousarray(_read(path).T, dtype=np.float32) / 255
+    frames = read_frames(data_dir).reshape(-1, 560).astype(np.float32) / 255
     train, validation, test = np.split(frames, [1400, 1700])
     return Dataset("freyface", train=train, validation=validation, test=test, image_shape=(28, 20))
+
+
+def read_frames(data_dir: str | os.PathLike[str]) -> np.ndarray:
+    """Returns the frames of the file below ``data_dir``, uint8 ``[1965, 28, 20]``."""
+    return np.ascontiguousarray(_read(_find(pathlib.Path(data_dir))).T).reshape(-1, 28, 20)
 
 
 def _find(data_dir):

@@ -4,11 +4,15 @@ import os
 from typing import Any
 
 from jbism import _checks
+from jbism.data._celeba import celeba
 from jbism.data._dataset import Dataset
 from jbism.data._digits import digits
 from jbism.data._freyface import freyface
+from jbism.data._image_sets import cifar10, fashion_mnist, mnist
 from jbism.data._toy import TOYS, toy
 from jbism.typing import Key
+
+_IMAGE_SETS = {loader.__name__: loader for loader in (mnist, fashion_mnist, cifar10, celeba)}
 
 
 def load(
@@ -18,10 +22,11 @@ def load(
 
     Args:
       name: a toy (``"checkerboard"``, ``"two_moons"``, ``"pinwheel"``, ``"rings"``,
-        ``"eight_gaussians"``, ``"two_spirals"``, ``"swiss_roll"``), ``"digits"`` or
-        ``"freyface"``.
-      key: random key, from which toys are drawn and digits split; Frey face's order is fixed.
-      data_dir: the folder of local files, for the data sets that are read from files: Frey face.
+        ``"eight_gaussians"``, ``"two_spirals"``, ``"swiss_roll"``), ``"digits"``,
+        ``"freyface"``, ``"mnist"``, ``"fashion_mnist"``, ``"cifar10"`` or ``"celeba"``.
+      key: random key, from which toys are drawn and digits split; all others have a fixed order.
+      data_dir: the folder of local files, for the data sets that are not made here; Frey face
+        needs it, the images of tensorflow-datasets are found without it.
       **options: keyword arguments of the data set's own function.
 
     Returns:
@@ -37,7 +42,9 @@ def load(
       >>> jbism.data.load("checkerboard", key=jax.random.key(0), num_test=7).test.shape
       (7, 2)
     """
-    _checks.one_of("name", name, (*TOYS, "digits", "freyface"))
+    _checks.one_of("name", name, (*TOYS, "digits", "freyface", *_IMAGE_SETS))
+    if name in _IMAGE_SETS:
+        return _IMAGE_SETS[name](data_dir, **options)
     if name == "digits":
         return digits(key, **options)
     if name == "freyface":
