@@ -1,5 +1,6 @@
-"""Published checkpoints: the same energies and posteriors, by NumPy and, where it is, by PyTorch."""
+"""Published checkpoints: the same energies and posteriors, by NumPy and, if there, by PyTorch."""
 
+import collections
 import itertools
 import math
 import sys
@@ -433,3 +434,179 @@ def test_reading_a_file_without_pytorch_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ModuleNotFoundError, match=r"needs torch: pip install 'jbism\[torch\]'"):
         interop.read_state_dict(tmp_path / "run.pth", "energy")
+
+
+# The same with PyTorch: its names, its files, its derivatives
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="PyTorch is not installed")
+
+
+def torch_energy(torch, year, *, image_channels, channels, blocks, num_latents, side):
+    """The published energy as a PyTorch module that is called with batches of v and h."""
+    nn = torch.nn
+
+    def named(**modules):
+        return nn.Sequential(collections.OrderedDict(modules))
+
+    def convolution(before, after, size, **options):
+        return named(conv=nn.Conv2d(before, after, size, padding=size // 2, **options))
+
+    class Block(nn.Module):
+        def __init__(self, before, after, halves):
+            super().__init__()
+            self.conv1 = convolution(before, before, 3, bias=False)
+            self.conv2 = convolution(before, after, 3)
+            self.conv_shortcut = convolution(before, after, 1)
+            if halves:
+                self.conv2 = named(conv=self.conv2, pool=nn.AvgPool2d(2))
+                self.conv_shortcut = named(pool=nn.AvgPool2d(2), conv=self.conv_shortcut)
+
+        def forward(self, x):
+            y = self.conv1(nn.functional.elu(x))
+            return self.conv2(nn.functional.elu(y)) + self.conv_shortcut(x)
+
+    layers = [convolution(image_channels, channels, 3)]
+    width = channels
+    for i in range(3 * blocks):
+        halves = i % blocks == 0
+        layers.append(Block(width, 2 * width if halves else width, halves))
+        width = 2 * width if halves else width
+    pixels = (side // 8) ** 2
+    trunk = nn.Sequential(*layers)
+    coupling = nn.Linear(width * pixels, num_latents)
+    head = named(linear=nn.Linear(2 * num_latents, 4 * channels * pixels))
+
+    class Energy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            if year == 2020:
+                self.v2f = nn.DataParallel(named(feature=trunk))
+                self.f2h, self.cp2e = coupling, head
+            else:
+                self.feature_net = nn.DataParallel(named(down=trunk))
+                self.linear, self.scalar_net = coupling, nn.DataParallel(head)
+
+        def forward(self, v, h):
+            coupled = torch.cat([coupling(trunk(v).flatten(1)) + h, h], dim=-1)
+            return nn.functional.elu(head(coupled)).pow(2).sum(-1)
+
+    return Energy()
+
+
+def torch_posterior(torch, kind, *, image_channels, num_latents, side):
+    """The published encoder as a PyTorch module that returns mean and log standard deviation."""
+    nn = torch.nn
+    _, _, widths = ENCODER_NAMES[kind]
+    convolutions = [
+        nn.Conv2d(before, after, 3, stride=1 if before == after else 2, padding=1)
+        for before, after in itertools.pairwise([image_channels, *widths])
+    ]
+
+    class Moments(nn.Module):
+        def __init__(self):
+            super().__init__()
+            if kind == "conv3":
+                self.conv1, self.conv2, self.conv3 = convolutions
+            else:
+                between = [nn.Sequential(c, nn.LeakyReLU(0.2)) for c in convolutions]
+                layers = nn.Sequential(*itertools.chain(*between))
+                if kind == "conv5":
+                    self.feature_net = layers
+                else:
+                    self.main = nn.Sequential(collections.OrderedDict(net=layers))
+            size = widths[-1] * (side // 8) ** 2
+            self.mean, self.log_std = (nn.Linear(size, num_latents) for _ in range(2))
+
+        def forward(self, v):
+            for layer in convolutions:
+                v = nn.functional.leaky_relu(layer(v), 0.2)
+            return self.mean(v.flatten(1)), self.log_std(v.flatten(1))
+
+    if kind != "2021":
+        return Moments()
+    return nn.Sequential(collections.OrderedDict(param_net=Moments()))
+
+
+@pytest.mark.parametrize(("channels", "blocks"), [(64, 2), (128, 3)])
+@pytest.mark.parametrize(("year", "kind"), [(2020, "conv3"), (2020, "conv5"), (2021, "2021")])
+def test_names_and_shapes_are_those_of_pytorch(torch, year, kind, channels, blocks):
+    sizes = {"image_channels": 3, "side": 32, "num_latents": 50}
+    with torch.device("meta"):
+        energy = torch_energy(torch, year, channels=channels, blocks=blocks, **sizes)
+        posterior = torch_posterior(torch, kind, **sizes)
+    for module, shapes in (
+        (energy, energy_shapes(year, channels=channels, blocks=blocks, **sizes)),
+        (posterior, encoder_shapes(kind, **sizes)),
+    ):
+        assert {name: tuple(x.shape) for name, x in module.state_dict().items()} == shapes
+
+
+@pytest.mark.parametrize(("year", "kind"), [(2020, "conv3"), (2020, "conv5"), (2021, "2021")])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_files_of_pytorch_give_its_energies_and_derivatives(
+    x64, torch, tmp_path, year, kind, zipped
+):
+    sizes = {"image_channels": 3, "side": 16, "num_latents": 4}
+    states = {
+        "model": random_state(energy_shapes(year, channels=2, blocks=2, **sizes)),
+        "q": random_state(encoder_shapes(kind, **sizes)),
+    }
+    energy = torch_energy(torch, year, channels=2, blocks=2, **sizes).double()
+    posterior = torch_posterior(torch, kind, **sizes).double()
+    for name, module in (("model", energy), ("q", posterior)):
+        module.load_state_dict({k: torch.from_numpy(x) for k, x in states[name].items()})
+    if year == 2020:
+        run = torch.nn.ModuleDict({"model": energy, "q": posterior}).state_dict()
+        content = {**RUN_WITH_TRAINING, "model": run, "best_val_loss": torch.tensor(0.5)}
+    else:
+        models = {"lvm": energy.state_dict(), "q": posterior.state_dict()}
+        content = {**BEST, "models_states": models}
+    path = tmp_path / "10.ckpt.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+
+    v, h = random_inputs(**sizes)
+    torch_v, torch_h = (torch.from_numpy(x[None]).requires_grad_() for x in (v, h))
+    expected = energy(torch_v, torch_h)
+    expected.sum().backward()
+    model, theta = interop.from_published_deep_eblvm(interop.read_state_dict(path, "energy"))
+    gradients = jax.value_and_grad(model.apply, argnums=(1, 2))
+    value, (by_v, by_h) = oracles.jit(gradients)(theta, our_image(v), h)
+    oracles.assert_close(value, expected.detach().numpy()[0], rtol=1e-11)
+    oracles.assert_close(by_v, our_image(torch_v.grad.numpy()[0]), rtol=1e-8, atol=1e-10)
+    oracles.assert_close(by_h, torch_h.grad.numpy()[0], rtol=1e-10)
+
+    q, phi = interop.from_published_gaussian_posterior(interop.read_state_dict(path, "posterior"))
+    moments = [x.detach().numpy()[0] for x in posterior(torch_v)]
+    assert_moments(q, phi, v, moments, rtol=1e-10, atol=1e-12)
+
+
+def test_tensors_are_taken_as_arrays_are(torch):
+    state = {name: torch.from_numpy(x).requires_grad_() for name, x in ENERGY.items()}
+    _, theta = interop.from_published_gaussian_rbm(state)
+    np.testing.assert_array_equal(theta["params"]["weights"], ENERGY["W"].astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda torch, path: path.write_bytes(b""),
+        lambda torch, path: path.write_text("no checkpoint"),
+        lambda torch, path: path.write_bytes(b"PK\x03\x04 no zip file"),
+        lambda torch, path: torch.save(torch.nn.Linear(2, 3), path),
+        lambda torch, path: torch.save(torch.zeros(3), path),
+        lambda torch, path: torch.save([1, 2], path),
+    ],
+    ids=["empty", "text", "no_zip", "whole_module", "tensor", "list"],
+)
+def test_files_without_a_state_dict_are_refused(torch, tmp_path, write):
+    write(torch, tmp_path / "file.pth")
+    with pytest.raises(ValueError, match="source must"):
+        interop.read_state_dict(tmp_path / "file.pth", "energy")
+
+
+def test_a_missing_file_is_named(torch, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"missing\.pth"):
+        interop.read_state_dict(tmp_path / "missing.pth", "energy")
