@@ -583,10 +583,12 @@ def test_files_of_pytorch_give_its_energies_and_derivatives(
     assert_moments(q, phi, v, moments, rtol=1e-10, atol=1e-12)
 
 
-def test_tensors_are_taken_as_arrays_are(torch):
-    state = {name: torch.from_numpy(x).requires_grad_() for name, x in ENERGY.items()}
+def test_tensors_of_a_live_model_are_copied(x64, torch):
+    state = {name: torch.from_numpy(x.copy()).requires_grad_() for name, x in ENERGY.items()}
     _, theta = interop.from_published_gaussian_rbm(state)
-    np.testing.assert_array_equal(theta["params"]["weights"], ENERGY["W"].astype(np.float32))
+    with torch.no_grad():
+        state["W"].zero_()
+    np.testing.assert_array_equal(theta["params"]["weights"], ENERGY["W"])
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,8 @@ class Arrays:
         """Returns the variables of ``module`` if no array is left that it has no place for."""
         if self._left:
             raise ValueError(f"state has arrays that no {module} has: {self.listing()}")
-        return {"params": jax.tree.map(jnp.asarray, params)}
+        # Copies: a tensor of a live model changes under its optimizer.
+        return {"params": jax.tree.map(jnp.array, params)}
 
     def listing(self) -> str:
         """Returns the first names that are left, for messages."""
