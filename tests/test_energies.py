@@ -195,6 +195,20 @@ def test_deep_energy_has_twice_as_many_features_as_latents_by_default():
     assert theta["params"]["head"]["kernel"].shape == (10, 10)
 
 
+def test_a_coupling_bias_is_a_bias_of_the_head(x64):
+    options = {"num_latents": 2, "trunk": networks.MLP(features=(5,)), "num_features": 3}
+    biased = energies.DeepEBLVM(**options, coupling_bias=True)
+    h = jnp.array([0.4, -1.1])
+    theta = oracles.to_float64(biased.init(jax.random.key(0), jnp.asarray(V), h))
+    theta = oracles.perturbed(jax.random.key(1), theta, 0.3)
+    p = theta["params"]
+    coupling = dict(p["coupling"])
+    moved = p["head"]["bias"] + coupling.pop("bias") @ p["head"]["kernel"][:2]
+    without = {"params": {**p, "coupling": coupling, "head": {**p["head"], "bias": moved}}}
+    expected = energies.DeepEBLVM(**options).apply(without, V, h)
+    oracles.assert_close(biased.apply(theta, V, h), expected, rtol=1e-12)
+
+
 class _Images(nn.Module):
     def __call__(self, v):
         return v[None, :]

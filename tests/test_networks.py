@@ -12,8 +12,8 @@ from tests import oracles
 IMPLEMENTATIONS = ("lax", "shifted")
 
 
-def convolution(implementation):
-    conv = networks.Conv3x3(features=4, implementation=implementation)
+def convolution(implementation, **options):
+    conv = networks.Conv3x3(features=4, implementation=implementation, **options)
     x = jax.random.normal(jax.random.key(0), (5, 6, 3), jnp.float64)
     theta = oracles.to_float64(conv.init(jax.random.key(1), x))
     return conv, oracles.perturbed(jax.random.key(2), theta, 0.2), x
@@ -58,19 +58,22 @@ def test_shifted_convolution_equals_lax(x64, function):
 
 
 @pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "auto"])
-def test_convolution_equals_flax(x64, implementation):
-    conv, theta, x = convolution(implementation)
-    reference = nn.Conv(4, (3, 3), padding="SAME")
+@pytest.mark.parametrize(("stride", "use_bias"), [(1, True), (2, True), (3, False)])
+def test_convolution_equals_flax(x64, implementation, stride, use_bias):
+    conv, theta, x = convolution(implementation, stride=stride, use_bias=use_bias)
+    reference = nn.Conv(4, (3, 3), strides=stride, padding=1, use_bias=use_bias)
     oracles.assert_close(
         conv.apply(theta, x), reference.apply(theta, x[None])[0], rtol=1e-12, atol=1e-12
     )
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_convolution_has_the_parameters_of_flax(implementation):
-    conv = networks.Conv3x3(features=4, implementation=implementation)
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_convolution_has_the_parameters_of_flax(implementation, use_bias):
+    conv = networks.Conv3x3(features=4, implementation=implementation, use_bias=use_bias)
     x = jnp.zeros((5, 6, 3))
-    reference = jax.eval_shape(nn.Conv(4, (3, 3)).init, jax.random.key(0), x[None])
+    flax_conv = nn.Conv(4, (3, 3), use_bias=use_bias)
+    reference = jax.eval_shape(flax_conv.init, jax.random.key(0), x[None])
     chosen = jax.eval_shape(conv.init, jax.random.key(0), x)
     assert jax.tree.map(jnp.shape, chosen) == jax.tree.map(jnp.shape, reference)
 
@@ -91,8 +94,22 @@ def test_auto_is_the_shifted_form_on_a_cpu():
         (networks.ConvEncoder(features=(2, 3)), (8, 12, 1), 2 * 3 * 3),
         (networks.ResidualConvNet(channels=2, blocks_per_level=1), (16, 24, 3), 2 * 3 * 8),
         (networks.ResidualConvNet(channels=3, blocks_per_level=2, levels=1), (4, 4, 1), 2 * 2 * 3),
+        (networks.ConvEncoder(features=(2, 3, 3), strides=(2, 1, 2)), (8, 10, 1), 2 * 3 * 3),
+        (
+            networks.ResidualConvNet(2, blocks_per_level=2, levels=2, variant="published"),
+            (8, 12, 3),
+            2 * 3 * 8,
+        ),
     ],
-    ids=["mlp", "residual_mlp", "conv_encoder", "residual_three_levels", "residual_one_level"],
+    ids=[
+        "mlp",
+        "residual_mlp",
+        "conv_encoder",
+        "residual_three_levels",
+        "residual_one_level",
+        "strided_encoder",
+        "published_residual",
+    ],
 )
 def test_trunks_return_a_vector(net, shape, size):
     v = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -105,8 +122,10 @@ def test_trunks_return_a_vector(net, shape, size):
     [
         networks.ConvEncoder(features=(2,)),
         networks.ResidualConvNet(channels=2, blocks_per_level=1, levels=1),
+        networks.ConvEncoder(features=(2,), strides=(2,)),
+        networks.ResidualConvNet(2, blocks_per_level=1, levels=1, variant="published"),
     ],
-    ids=["conv_encoder", "residual"],
+    ids=["conv_encoder", "residual", "strided_encoder", "published_residual"],
 )
 def test_every_pixel_counts(net):
     v = jax.random.normal(jax.random.key(0), (4, 6, 1))
@@ -148,6 +167,9 @@ def test_residual_mlp_adds_its_input_where_widths_agree(x64):
         (networks.ResidualConvNet(levels=0), (8, 8, 1), "levels must be"),
         (networks.ResidualConvNet(channels=0), (8, 8, 1), "channels must be"),
         (networks.ResidualConvNet(blocks_per_level=0), (8, 8, 1), "blocks_per_level must be"),
+        (networks.ResidualConvNet(variant="wide"), (8, 8, 1), "variant must be one of"),
+        (networks.ConvEncoder((2, 2), strides=(2,)), (8, 8, 1), "strides must have one entry"),
+        (networks.ConvEncoder((2, 2), strides=(2, 0)), (8, 8, 1), "stride must be"),
         (networks.Conv3x3(2, implementation="fft"), (8, 8, 1), "implementation must be one of"),
         (networks.Conv3x3(2), (8, 8), "x must have rank 3"),
         (networks.Conv3x3(0), (8, 8, 1), "features must be"),

@@ -18,6 +18,8 @@ class DeepEBLVM(nn.Module):
       trunk: a Flax module that maps one v to a feature vector, such as
         `jbism.networks.ResidualConvNet` or `jbism.networks.MLP`.
       num_features: rows of A; None means 2 L, as many as its columns.
+      coupling_bias: True adds a bias to W f(v). It widens nothing, since ``a`` takes it up, but the
+        published networks have it.
 
     Raises:
       ValueError: if h is not [L] or the trunk's output is not a vector.
@@ -34,6 +36,7 @@ class DeepEBLVM(nn.Module):
     num_latents: int
     trunk: nn.Module
     num_features: int | None = None
+    coupling_bias: bool = False
 
     @nn.compact
     def __call__(self, v: Array, h: Array) -> Array:
@@ -41,7 +44,8 @@ class DeepEBLVM(nn.Module):
         _checks.integer("num_latents", self.num_latents, minimum=1)
         _checks.shape("h", h, (self.num_latents,))
         features = _checks.rank("trunk(v)", self.trunk(v), 1)
-        coupled = nn.Dense(self.num_latents, use_bias=False, name="coupling")(features) + h
+        coupling = nn.Dense(self.num_latents, use_bias=self.coupling_bias, name="coupling")
+        coupled = coupling(features) + h
         width = 2 * self.num_latents if self.num_features is None else self.num_features
         _checks.integer("num_features", width, minimum=1)
         output = nn.Dense(width, name="head")(jnp.concatenate([coupled, h]))

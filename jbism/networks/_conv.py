@@ -13,7 +13,7 @@ _IMPLEMENTATIONS = ("auto", "lax", "shifted")
 
 
 class Conv3x3(nn.Module):
-    """3x3 convolution with stride 1 and zero padding, on one example [height, width, channels].
+    """3x3 convolution with zero padding of one pixel, on one example [height, width, channels].
 
     XLA's CPU backend takes its fast path for convolutions only outside of loops: the gradient
     convolutions of a `lax.scan` body run some thirty times slower there. ``"shifted"`` writes the
@@ -24,6 +24,8 @@ class Conv3x3(nn.Module):
       features: output channels.
       implementation: ``"lax"``, ``"shifted"``, or ``"auto"``: shifted where JAX's default backend
         is a CPU, lax elsewhere.
+      stride: s; keeps the outputs at every s-th row and column, the first included.
+      use_bias: False leaves the bias out, of the parameters too.
 
     Parameters: ``kernel`` [3, 3, in, features] and ``bias`` [features], as in `flax.linen.Conv`.
 
@@ -37,35 +39,47 @@ class Conv3x3(nn.Module):
 
     features: int
     implementation: str = "auto"
+    stride: int = 1
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Maps [height, width, channels] to [height, width, features]."""
+        """Maps [height, width, channels] to [⌈height/s⌉, ⌈width/s⌉, features]."""
         _checks.integer("features", self.features, minimum=1)
+        _checks.integer("stride", self.stride, minimum=1)
         _checks.one_of("implementation", self.implementation, _IMPLEMENTATIONS)
         _checks.rank("x", x, 3)
         kernel = self.param(
             "kernel", nn.initializers.lecun_normal(), (3, 3, x.shape[-1], self.features)
         )
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         implementation = self.implementation
         if implementation == "auto":
             implementation = "shifted" if jax.default_backend() == "cpu" else "lax"
-        y = _conv_shifted(x, kernel) if implementation == "shifted" else _conv_lax(x, kernel)
-        return y + bias[None, None, :]
+        convolve = _conv_shifted if implementation == "shifted" else _conv_lax
+        y = convolve(x, kernel, self.stride)
+        if not self.use_bias:
+            return y
+        return y + self.param("bias", nn.initializers.zeros, (self.features,))[None, None, :]
 
 
-def _conv_lax(x, kernel):
+def _conv_lax(x, kernel, stride):
+    # "SAME" would pad an even side unevenly once the stride is 2.
     y = jax.lax.conv_general_dilated(
-        x[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x[None],
+        kernel,
+        (stride, stride),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return y[0]
 
 
-def _conv_shifted(x, kernel):
+def _conv_shifted(x, kernel, stride):
     height, width, channels = x.shape
     padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
-    shifts = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    shifts = [
+        padded[i : i + height : stride, j : j + width : stride] for i in range(3) for j in range(3)
+    ]
     patches = jnp.concatenate(shifts, axis=-1)
     return patches @ kernel.reshape(9 * channels, kernel.shape[-1])
 
@@ -82,12 +96,15 @@ class ConvEncoder(nn.Module):
     """A small convolutional encoder: per level a 3x3 convolution, ELU and 2x2 average pooling.
 
     Attributes:
-      features: output channels of each level; each level halves the resolution.
+      features: output channels of each level.
       activation: applied after every convolution.
       implementation: see `Conv3x3`.
+      strides: of each level's convolution, which then takes the place of the pooling; None pools.
+        The published encoder has ``features=(64, 128, 256)`` and ``strides=(2, 2, 2)`` with a leaky
+        ReLU (Bao et al., 2020).
 
-    Returns a flat feature vector. Raises ValueError if v is not [height, width, channels] or its
-    sides cannot be halved that often.
+    Returns a flat feature vector. Raises ValueError if v is not [height, width, channels], if its
+    sides cannot be pooled that often, or if there is not one stride a level.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -100,11 +117,20 @@ class ConvEncoder(nn.Module):
     features: Sequence[int] = (32, 64)
     activation: Callable[[Array], Array] = nn.elu
     implementation: str = "auto"
+    strides: Sequence[int] | None = None
 
     @nn.compact
     def __call__(self, v: Array) -> Array:
         """Maps one image [height, width, channels] to a vector."""
         x = _checks.rank("v", v, 3)
-        for width in self.features:
-            x = average_pool(self.activation(Conv3x3(width, self.implementation)(x)))
+        pools = self.strides is None
+        strides = [1] * len(self.features) if self.strides is None else self.strides
+        if len(strides) != len(self.features):
+            raise ValueError(
+                f"strides must have one entry for each of features, {len(self.features)}, "
+                f"got {len(strides)}"
+            )
+        for width, stride in zip(self.features, strides, strict=True):
+            x = self.activation(Conv3x3(width, self.implementation, stride)(x))
+            x = average_pool(x) if pools else x
         return x.reshape(-1)

@@ -16,12 +16,18 @@ class ResidualConvNet(nn.Module):
     resolution by average pooling and, from the second level on, doubles the channels; so three
     levels end at 1/8 of the resolution with four times the channels.
 
+    ``variant="published"`` is the network of their experiments to the letter: the first level
+    doubles the channels too, a block's first convolution keeps the channels it gets and has no
+    bias, every shortcut goes through a dense map, and nothing follows the last block. It has more
+    than three times the parameters.
+
     Attributes:
-      channels: channels of the stem and of the first level.
+      channels: channels of the stem.
       blocks_per_level: residual blocks in a level, at least 1.
       levels: how often the resolution is halved.
       activation: between convolutions; smooth, since the score differentiates it.
       implementation: see `Conv3x3`.
+      variant: ``"compact"`` or ``"published"``.
 
     Returns a flat feature vector. Raises ValueError if v is not [height, width, channels] or its
     sides cannot be halved ``levels`` times.
@@ -39,6 +45,7 @@ class ResidualConvNet(nn.Module):
     levels: int = 3
     activation: Callable[[Array], Array] = nn.elu
     implementation: str = "auto"
+    variant: str = "compact"
 
     @nn.compact
     def __call__(self, v: Array) -> Array:
@@ -46,17 +53,20 @@ class ResidualConvNet(nn.Module):
         _checks.integer("channels", self.channels, minimum=1)
         _checks.integer("blocks_per_level", self.blocks_per_level, minimum=1)
         _checks.integer("levels", self.levels, minimum=1)
+        _checks.one_of("variant", self.variant, ("compact", "published"))
+        published = self.variant == "published"
         x = Conv3x3(self.channels, self.implementation)(_checks.rank("v", v, 3))
         for level in range(self.levels):
-            width = self.channels * 2**level
+            width = self.channels * 2 ** (level + published)
             for block in range(self.blocks_per_level):
                 x = ResidualBlock(
                     width,
                     downsample=block == 0,
                     activation=self.activation,
                     implementation=self.implementation,
+                    published=published,
                 )(x)
-        return self.activation(x).reshape(-1)
+        return (x if published else self.activation(x)).reshape(-1)
 
 
 class ResidualBlock(nn.Module):
@@ -66,14 +76,17 @@ class ResidualBlock(nn.Module):
     downsample: bool
     activation: Callable[[Array], Array]
     implementation: str
+    published: bool
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps [height, width, channels] to [height', width', features]."""
-        y = Conv3x3(self.features, self.implementation)(self.activation(x))
+        inner = x.shape[-1] if self.published else self.features
+        first = Conv3x3(inner, self.implementation, use_bias=not self.published)
+        y = first(self.activation(x))
         y = Conv3x3(self.features, self.implementation)(self.activation(y))
         if self.downsample:
             x, y = average_pool(x), average_pool(y)
-        if x.shape[-1] != self.features:
+        if self.published or x.shape[-1] != self.features:
             x = nn.Dense(self.features)(x)
         return x + y
