@@ -52,6 +52,7 @@ class LangevinChains:
         )
         self._joint = jax.jit(partial(samplers.langevin_joint, **both))
         self._inpaint = jax.jit(partial(samplers.langevin_inpaint, **both))
+        self._denoised = jax.jit(self._denoise)
 
     def visible(self, key, v, h, temperatures, title, *, shared_noise=False) -> jax.Array:
         """Samples v given h."""
@@ -111,7 +112,7 @@ class LangevinChains:
                 watch(start + length, x)
         return x
 
-    def _denoised(self, v, h):
+    def _denoise(self, v, h):
         objective = self._experiment.config.objective
         if objective.name != "mdsm":
             return v
