@@ -10,13 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import evaluation, sampling
+from experiments import evaluation, image_report, sampling
 from experiments.builders import Experiment
 from jbism import likelihood, plotting
 from jbism.training import TrainState
 
 _MAX_IMAGES = 64
-FILES = ("curves.png", "samples.png", "samples.npz", "reconstructions.png", "evaluation.json")
+FILES = (
+    "curves.png",
+    "samples.png",
+    "samples.npz",
+    "reconstructions.png",
+    *image_report.FILES,
+    "evaluation.json",
+)
 
 
 def write_samples(
@@ -30,18 +37,28 @@ def write_samples(
 ) -> dict[str, float]:
     """Draws samples and writes ``samples.png``, ``samples.npz`` and ``reconstructions.png``.
 
+    Of images under Langevin dynamics also ``frames.png``, ``interpolations.png`` and
+    ``inpaintings.png``, unless ``config.sampling.langevin`` switches them off.
+
     Returns:
       The reconstruction errors.
     """
     theta = experiment.evaluated_theta(state)
     num_samples = num_samples or experiment.config.sampling.num_samples
     samples = sampling.draw(
-        experiment, theta, state.phi, key, num_samples=num_samples, progress=progress
+        experiment,
+        theta,
+        state.phi,
+        key,
+        num_samples=num_samples,
+        pictures=True,
+        progress=progress,
     )
-    for title, panel in samples.panels.items():
-        if not np.isfinite(panel).all():
+    arrays: dict[str, Any] = image_report.arrays(samples)
+    for title, x in (samples.panels | arrays).items():
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
             raise ValueError(f"sampling: {title!r} holds NaN or Inf; the model cannot be sampled")
-    arrays: dict[str, Any] = {f"panel_{i}": x for i, x in enumerate(samples.panels.values())}
+    arrays |= {f"panel_{i}": x for i, x in enumerate(samples.panels.values())}
     np.savez_compressed(
         workdir / "samples.npz",
         titles=np.array(list(samples.panels)),
@@ -58,6 +75,11 @@ def write_samples(
             dataset.images(samples.originals[:30]), dataset.images(samples.reconstructions[:30])
         )
         plotting.save(figure, workdir / "reconstructions.png")
+        for name, figure in image_report.draw(dataset, samples).items():
+            if figure is None:  # one of an earlier call would not belong to these samples
+                (workdir / name).unlink(missing_ok=True)
+            else:
+                plotting.save(figure, workdir / name)
     elif dataset.event_shape == (2,):
         _write_plane(experiment, theta, panels, workdir)
     return evaluation.reconstruction(samples.originals, samples.reconstructions)

@@ -1,4 +1,4 @@
-"""Draws fresh samples from a trained model: samples.png, samples.npz, reconstructions.png."""
+"""Draws fresh samples from a trained model: the pictures and arrays that training ends with."""
 
 import pathlib
 

@@ -225,6 +225,15 @@ def _check_sampling(section):
     _checks.integer(
         "config.sampling.langevin.reconstruction_steps", langevin.reconstruction_steps, minimum=1
     )
+    minima = {
+        "frames": {"num_chains": 0, "num_stages": 2},
+        "interpolation": {"num_rows": 0, "num_points": 2},
+        "inpainting": {"num_rows": 0, "num_draws": 1},
+    }
+    for name, least in minima.items():
+        for key, minimum in least.items():
+            path = f"config.sampling.langevin.{name}.{key}"
+            _checks.integer(path, langevin[name][key], minimum=minimum)
     with naming("config.sampling.langevin"):
         samplers.annealing_schedule(
             hot_steps=langevin.hot_steps,

@@ -12,6 +12,7 @@ import pytest
 from jbism import samplers
 from jbism.distributions import Bernoulli, Normal
 from jbism.likelihood import enumerate_binary
+from tests import oracles
 
 KEY = jax.random.key(0)
 W = jnp.array([[1.0, -2.0, 0.5], [0.5, 1.0, -1.5]])
@@ -335,6 +336,88 @@ def test_latent_langevin_refuses_an_energy_that_is_not_scalar():
         samplers.langevin_visible(
             KEY, THETA, V, H, TEMPERATURES, energy=lambda theta, v, h: v, step_size=0.1
         )
+
+
+# Interpolation: chains that differ in h alone
+
+
+def test_chains_of_equal_latents_and_shared_noise_are_equal():
+    h = H | {"a": H["a"].at[1::2].set(3.0)}
+    v = samplers.langevin_visible(
+        KEY,
+        THETA,
+        jnp.broadcast_to(V[:1], V.shape),
+        h,
+        TEMPERATURES,
+        energy=quartic,
+        step_size=0.3,
+        shared_noise=True,
+    )
+    for same in (v[0::2], v[1::2]):
+        np.testing.assert_array_equal(same, jnp.broadcast_to(same[:1], same.shape))
+    # The energy couples h with v₀ and v₁ only.
+    assert np.all(v[0, :2] != v[1, :2])
+    assert v[0, 2] == v[1, 2]
+
+
+# Frames
+
+
+@pytest.mark.parametrize(
+    ("name", "every"), [("joint", 3), ("visible", 3), ("hidden", 3), ("inpaint", 3), ("joint", 1)]
+)
+def test_frames_are_shorter_runs_and_change_nothing(name, every):
+    def chain(x, temperatures, start):
+        return as_pair(name, LANGEVIN[name](KEY, THETA, *x, temperatures, start=start), *x)
+
+    def watched(x, start):
+        return samplers.record(chain, x, TEMPERATURES, every=every, start=start)
+
+    last, frames = oracles.jit(watched)((V, H), 3)
+    step, x, expected = oracles.jit(chain), (V, H), []
+    for i in range(8):
+        x = step(x, TEMPERATURES[i : i + 1], 3 + i)
+        expected += [x] if (i + 1) % every == 0 else []
+    chex.assert_trees_all_equal(last, x)
+    chex.assert_trees_all_equal(frames, jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected))
+
+
+def test_frames_are_what_is_observed_and_carry_derivatives(x64):
+    def chain(x, temperatures, start):
+        return samplers.langevin(
+            KEY,
+            x,
+            temperatures,
+            energy=lambda x: 0.5 * jnp.sum(x**2),
+            step_size=1.0,
+            start=start,
+        )
+
+    def frames(x):
+        return samplers.record(chain, x, jnp.zeros(7), every=3, observe=lambda x: x.sum(0))[1]
+
+    x = jnp.array([[1.0], [2.0]])
+    np.testing.assert_array_equal(frames(x), [[3 * 0.5**3], [3 * 0.5**6]])
+    derivatives = jax.jacobian(frames)(x)  # [frame, 1, chain, 1]
+    np.testing.assert_array_equal(derivatives[:, 0, :, 0], [[0.5**3] * 2, [0.5**6] * 2])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"every": 0}, ValueError, "every must be an integer >= 1"),
+        ({"every": 1.5}, TypeError, "every"),
+        ({"every": 4}, ValueError, "every must be at most the number of steps, 3"),
+        ({"temperatures": jnp.ones((2, 2))}, ValueError, "temperatures"),
+        ({"start": -1}, ValueError, "start"),
+        ({"chain": None}, TypeError, "chain must be a function"),
+        ({"observe": 3}, TypeError, "observe must be a function"),
+    ],
+)
+def test_record_errors(change, error, match):
+    arguments = {"chain": lambda x, t, start: x, "x": jnp.ones(2), "temperatures": jnp.ones(3)}
+    with pytest.raises(error, match=match):
+        samplers.record(**(arguments | {"every": 2} | change))
 
 
 # Denoising and schedules

@@ -181,6 +181,11 @@ def get_config() -> ConfigDict:
                     "annealed_steps": 2_000,
                     "cool_steps": 200,
                     "reconstruction_steps": 1_000,  # at temperature 1, before cooling
+                    # Of images only; 0 chains or rows for no picture. At most num_samples chains,
+                    # and as many rows as there are (pairs of) test images.
+                    "frames": {"num_chains": 6, "num_stages": 10},
+                    "interpolation": {"num_rows": 6, "num_points": 8},
+                    "inpainting": {"num_rows": 4, "num_draws": 5},
                 },
             },
             "evaluation": {

@@ -1,4 +1,4 @@
-"""Markov chains, key first: block Gibbs, and Langevin dynamics over a schedule of temperatures."""
+"""Markov chains, key first: block Gibbs, and Langevin dynamics over temperatures; their frames."""
 
 from jbism.samplers._gibbs import block_gibbs
 from jbism.samplers._langevin import denoise, langevin
@@ -8,6 +8,7 @@ from jbism.samplers._langevin_latent import (
     langevin_joint,
     langevin_visible,
 )
+from jbism.samplers._record import record
 from jbism.samplers._schedules import annealing_schedule
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "langevin_inpaint",
     "langevin_joint",
     "langevin_visible",
+    "record",
 ]

@@ -1,0 +1,139 @@
+"""Annealed Langevin chains of a trained model, in compiled pieces with a progress bar."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from experiments.builders import Experiment
+from jbism import samplers
+
+_CHUNK = 100  # sampler steps a dispatch, at most
+
+
+class Frames(NamedTuple):
+    """A few chains on their way."""
+
+    titles: list[str]
+    images: np.ndarray  # [stage, chain, *event]
+
+
+class LangevinChains:
+    """The chains that ``config.sampling.langevin`` describes, each sampler compiled once.
+
+    ``schedule`` holds the temperatures from noise to samples, ``tempered`` those that start at 1.
+    All return v after the denoising step that ends the sampling of what MDSM trained.
+    """
+
+    def __init__(self, experiment: Experiment, theta: Any, *, progress: bool):
+        section = experiment.config.sampling.langevin
+        self._experiment, self._theta, self._progress = experiment, theta, progress
+        self.schedule = samplers.annealing_schedule(
+            hot_steps=section.hot_steps,
+            annealed_steps=section.annealed_steps,
+            cool_steps=section.cool_steps,
+            hot=section.hot,
+        )
+        self.tempered = samplers.annealing_schedule(
+            hot_steps=section.reconstruction_steps,
+            annealed_steps=0,
+            cool_steps=section.cool_steps,
+            hot=1.0,
+        )
+        energy = experiment.energy.apply
+        both = {"energy": energy, "step_size": (section.step_size, section.latent_step_size)}
+        self._visible = jax.jit(
+            partial(samplers.langevin_visible, energy=energy, step_size=section.step_size),
+            static_argnames="shared_noise",
+        )
+        self._joint = jax.jit(partial(samplers.langevin_joint, **both))
+        self._inpaint = jax.jit(partial(samplers.langevin_inpaint, **both))
+        self._denoised = jax.jit(self._denoise)
+
+    def visible(self, key, v, h, temperatures, title, *, shared_noise=False) -> jax.Array:
+        """Samples v given h."""
+
+        def piece(v, temperatures, start):
+            return self._visible(
+                key, self._theta, v, h, temperatures, start=start, shared_noise=shared_noise
+            )
+
+        return self._denoised(self._run(piece, v, temperatures, title), h)
+
+    def joint(
+        self, key, v, h, title, *, num_chains=0, num_stages=0
+    ) -> tuple[jax.Array, Frames | None]:
+        """Samples v and h over the schedule.
+
+        Returns:
+          v, and the first ``num_chains`` chains at ``num_stages`` stages, evenly spread from the
+          start to the last step, and denoised; None without chains.
+        """
+
+        def piece(x, temperatures, start):
+            return self._joint(key, self._theta, *x, temperatures, start=start)
+
+        seen = [(0, v[:num_chains])]
+        watched = num_chains > 0
+        v, h = self._run(
+            piece,
+            (v, h),
+            self.schedule,
+            title,
+            chunk=len(self.schedule) // (num_stages - 1) if watched else _CHUNK,
+            watch=lambda step, x: seen.append((step, x[0][:num_chains])),
+        )
+        v = self._denoised(v, h)
+        if not watched:
+            return v, None
+        stages = np.unique(np.linspace(0, len(seen) - 1, num_stages).round().astype(int))
+        titles = [self._title(seen[i][0]) for i in stages]
+        images = [*(seen[i][1] for i in stages), v[:num_chains]]
+        return v, Frames([*titles, "denoised"], np.stack(images))
+
+    def inpaint(self, key, v, h, missing, title) -> jax.Array:
+        """Samples the missing entries of v together with h; the other entries stay."""
+
+        def piece(x, temperatures, start):
+            return self._inpaint(key, self._theta, *x, missing, temperatures, start=start)
+
+        completed, h = self._run(piece, (v, h), self.schedule, title)
+        return jnp.where(missing, self._denoised(completed, h), v)
+
+    def _run(self, piece, x, temperatures, title, *, chunk=_CHUNK, watch=None):
+        for start, length in chunks(len(temperatures), title, self._progress, chunk):
+            # The bar shows what is done, not what is queued.
+            x = jax.block_until_ready(piece(x, temperatures[start : start + length], start))
+            if watch is not None:
+                watch(start + length, x)
+        return x
+
+    def _denoise(self, v, h):
+        objective = self._experiment.config.objective
+        if objective.name != "mdsm":
+            return v
+        energy, sigma = self._experiment.energy.apply, objective.mdsm.sigma0
+        return jax.vmap(
+            lambda v, h: samplers.denoise(
+                v, energy=lambda v: energy(self._theta, v, h), sigma=sigma
+            )
+        )(v, h)
+
+    def _title(self, step):
+        return f"step {step:,} T={self.schedule[step - 1]:.3g}" if step else "start"
+
+
+def chunks(
+    num_steps: int, title: str, progress: bool, chunk: int = _CHUNK
+) -> Iterator[tuple[int, int]]:
+    """Yields the first step and the number of steps of each piece, under a progress bar."""
+    chunk = max(1, min(chunk, _CHUNK))
+    with tqdm.tqdm(total=num_steps, desc=title, unit="step", disable=not progress) as bar:
+        for start in range(0, num_steps, chunk):
+            length = min(chunk, num_steps - start)
+            yield start, length
+            bar.update(length)

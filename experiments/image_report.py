@@ -1,0 +1,78 @@
+"""Pictures of what a model does with images: chains on their way, interpolations, completions."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.chains import Frames
+from experiments.image_sampling import Inpaintings, Interpolations
+from experiments.sampling import Samples
+from jbism import data, plotting
+
+FILES = ("frames.png", "interpolations.png", "inpaintings.png")
+_MISSING = (0.35, 0.55, 0.85)  # no grey, so that no pixel is taken for it
+
+
+def draw(dataset: data.Dataset, samples: Samples) -> dict[str, Any]:
+    """Returns the figures of `FILES` by name; None where there is nothing to show."""
+    panels = (
+        samples.frames and _frames(dataset, samples.frames),
+        samples.interpolations and _interpolations(dataset, samples.interpolations),
+        samples.inpaintings and _inpaintings(dataset, samples.inpaintings),
+    )
+    return {
+        name: shown and plotting.image_panels(shown, columns=1, pixels=64)
+        for name, shown in zip(FILES, panels, strict=True)
+    }
+
+
+def arrays(samples: Samples) -> dict[str, np.ndarray]:
+    """Returns what the pictures show, for ``samples.npz``; images in data units."""
+    found: dict[str, np.ndarray] = {}
+    if samples.frames is not None:
+        found["frame_titles"] = np.array(samples.frames.titles)
+        found["frames"] = samples.frames.images
+    if samples.interpolations is not None:
+        found["interpolation_ends"] = samples.interpolations.ends
+        found["interpolation_weights"] = samples.interpolations.weights
+        found["interpolations"] = samples.interpolations.images
+    if samples.inpaintings is not None:
+        masks = samples.inpaintings.masks
+        found["inpainting_originals"] = samples.inpaintings.originals
+        found["inpainting_mask_titles"] = np.array(list(masks))
+        found["inpainting_masks"] = np.stack(list(masks.values()))
+        found["inpaintings"] = samples.inpaintings.completions
+    return found
+
+
+def _frames(dataset, frames: Frames):
+    return {
+        title: dataset.images(images)
+        for title, images in zip(frames.titles, frames.images, strict=True)
+    }
+
+
+def _interpolations(dataset, interpolations: Interpolations):
+    titles = [f"{weight:.0%} of b" for weight in interpolations.weights]
+    titles[0], titles[-1] = "h of a", "h of b"
+    between = {title: dataset.images(interpolations.images[:, i]) for i, title in enumerate(titles)}
+    first, second = (dataset.images(interpolations.ends[:, i]) for i in range(2))
+    return {"image a": first, **between, "image b": second}
+
+
+def _inpaintings(dataset, inpaintings: Inpaintings):
+    originals = dataset.images(inpaintings.originals)
+    shown, masked = [], []
+    for mask in inpaintings.masks.values():
+        hole = dataset.images(mask[None])[0].reshape(*originals.shape[1:3], -1).any(-1)
+        colours = np.broadcast_to(
+            originals.reshape(*originals.shape[:3], -1), (*originals.shape[:3], 3)
+        ).copy()
+        colours[:, hole] = _MISSING
+        shown.append(originals)
+        masked.append(colours)
+    completions = np.concatenate(inpaintings.completions)  # [mask and row, draw, *event]
+    draws = {
+        f"draw {i + 1}": dataset.images(completions[:, i]) for i in range(completions.shape[1])
+    }
+    return {"original": np.concatenate(shown), "missing": np.concatenate(masked), **draws}
