@@ -1,9 +1,10 @@
 """Trains a model by the method of its config, then samples from it and evaluates it.
 
 Writes to the work directory: config.json, metrics.jsonl, tensorboard/, checkpoints/, curves.png,
-samples.png, samples.npz, reconstructions.png (images only) and evaluation.json. Run again, the
-same command resumes; --overwrite starts over. Ctrl-C stops training after the current call of
-steps_per_call steps, twice at once.
+samples.png, samples.npz, reconstructions.png (images only), frames.png, interpolations.png and
+inpaintings.png (images under deep energies only) and evaluation.json. Run again, the same command
+resumes; --overwrite starts over. Ctrl-C stops training after the current call of steps_per_call
+steps, twice at once.
 """
 
 import json

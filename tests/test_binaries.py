@@ -298,6 +298,9 @@ def test_evaluate_and_sample(finished, finished_deep, tmp_path, environment):
         "samples.png",
         "samples.npz",
         "reconstructions.png",
+        "frames.png",
+        "interpolations.png",
+        "inpaintings.png",
     }
     with np.load(deep / "samples" / "samples.npz") as stored:
         assert stored["panel_0"].shape == (3, 8, 8, 1)
