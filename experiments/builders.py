@@ -16,6 +16,8 @@ from experiments.validation import ConfigError, naming, validate
 from jbism import _checks, data
 from jbism.training import TrainState, create_state
 
+_MOMENT_EXAMPLES = 10_000
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -29,12 +31,17 @@ class Experiment:
     energy: Any  # Flax module
     posterior: Any  # Flax module; None where the method learns none
     num_latents: int
+    augment: Callable[[Callable], Callable]  # of a step, to one on augmented batches
     step: Callable
     initial_state: TrainState
 
     def evaluated_theta(self, state: TrainState) -> Any:
         """Returns θ or its moving average, as the config says."""
         return state.ema if self.config.evaluation.use_ema else state.theta
+
+    def train_sample(self) -> jax.Array:
+        """Returns training examples, as floats, enough for the moments of the data."""
+        return jnp.asarray(self.dataset.examples("train", slice(_MOMENT_EXAMPLES)))
 
     def infer(self, theta: Any, phi: Any) -> Callable[[jax.Array], Any]:
         """Returns v ↦ the distribution of h: the learned q(h | v), else the exact p(h | v)."""
@@ -79,7 +86,7 @@ def build(config: ConfigDict) -> Experiment:
         order = data.BatchOrder(keys["order"], len(dataset.train), config.train.batch_size)
     energy, num_latents = parts.build_energy(config.energy)
     theta_optimizer = parts.build_optimizer(config.theta_optimizer, "config.theta_optimizer")
-    v = jnp.asarray(dataset.train[0])
+    v = jnp.asarray(dataset.examples("train", 0))
     with naming(f"config.energy.{config.energy.name}"):
         theta = jax.jit(energy.init)(keys["theta"], v, jnp.zeros(num_latents))
     method = build_method(
@@ -101,6 +108,7 @@ def build(config: ConfigDict) -> Experiment:
         phi_optimizer=method.phi_optimizer,
         chains=method.chains,
     )
+    augment = _augmentation(config, jax.random.fold_in(keys["data"], 1), v)
     return Experiment(
         config=config,
         key=keys["train"],
@@ -110,20 +118,44 @@ def build(config: ConfigDict) -> Experiment:
         energy=energy,
         posterior=method.posterior,
         num_latents=num_latents,
-        step=method.step,
+        augment=augment,
+        step=augment(method.step),
         initial_state=state,
     )
 
 
+def _augmentation(config, key, v):
+    """Returns step ↦ the step on batches that are augmented as the config says."""
+    if not config.train.flip:
+        return lambda step: step
+    if v.ndim != 3:
+        raise ConfigError(
+            f"config.train.flip needs images [height, width, channels], got examples {v.shape}"
+        )
+
+    def augment(step):
+        def augmented(state, v):
+            return step(state, data.random_flip(jax.random.fold_in(key, state.step), v))
+
+        return augmented
+
+    return augment
+
+
 def _dataset(config, key):
     name = config.data.name
-    section = name if name in ("digits", "freyface") else "toy"
+    section = name if name in config.data else "toy"
     directory = config.data.dir or None
     if name == "freyface" and directory is None:
         raise ConfigError("config.data.dir must name the folder that holds Frey face")
     with naming("config.data"):
-        dataset = data.load(name, key=key, data_dir=directory, **config.data[section])
+        options = {key: x for key, x in config.data[section].items() if x != -1}
+        dataset = data.load(name, key=key, data_dir=directory, **options)
     if config.energy.name == "gaussian_rbm":  # its v is a vector
-        flat = {s: getattr(dataset, s) for s in ("train", "validation", "test")}
-        return replace(dataset, **{s: x.reshape(len(x), -1) for s, x in flat.items()})
+        splits = {name: getattr(dataset, name) for name in ("train", "validation", "test")}
+        if isinstance(dataset.train, data.LazyImages):
+            raise ConfigError(
+                "config.data.celeba.lazy must be False with config.energy.name = 'gaussian_rbm'"
+            )
+        return replace(dataset, **{name: x.reshape(len(x), -1) for name, x in splits.items()})
     return dataset

@@ -149,7 +149,7 @@ def log_likelihoods(experiments: list[Experiment], states: TrainState, split: st
     first = experiments[0]
     if _is_exact(first):
         most = first.config.evaluation.num_examples
-        v = np.stack([getattr(e.dataset, split)[:most] for e in experiments])
+        v = np.stack([e.dataset.examples(split, slice(most)) for e in experiments])
         theta = first.evaluated_theta(states)
         return np.asarray(_exact(theta, v, first.energy, first.num_latents), float)
     values = []
@@ -218,7 +218,7 @@ def _pictured(experiment, state):
         progress=False,
     )
     panels = list(samples.panels.values())
-    train = experiment.dataset.train
+    train = experiment.dataset.examples("train")
     data = train[: experiment.config.sampling.num_samples]
     if experiment.dataset.image_shape is not None:
         # Of an RBM, E[v | h]: its v has the noise of σ.

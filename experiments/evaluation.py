@@ -19,26 +19,29 @@ _BIAS_EXAMPLES = 1_000
 def evaluate(experiment: Experiment, theta, phi, key) -> dict[str, Any]:
     """Returns the model's figures on (at most ``evaluation.num_examples`` of) the test set.
 
-    ``log_likelihood`` is exact or estimated, as ``log_likelihood_method`` says; ``ssm`` is the
-    sliced score-matching value; the posterior is judged by ``posterior_kl`` where the true one is
-    known, by ``posterior_fisher_divergence`` where the latents are continuous.
+    ``log_likelihood``, unless the config wants none, is exact or estimated, as
+    ``log_likelihood_method`` says; ``ssm`` is the sliced score-matching value; the posterior is
+    judged by ``posterior_kl`` where the true one is known, by ``posterior_fisher_divergence`` where
+    the latents are continuous.
     """
-    v = jnp.asarray(experiment.dataset.test[: experiment.config.evaluation.num_examples])
+    most = experiment.config.evaluation.num_examples
+    v = jnp.asarray(experiment.dataset.examples("test", slice(most)))
     key_likelihood, key_ssm, key_posterior = jax.random.split(key, 3)
     tractable = hasattr(experiment.energy, "free_energy")
     figures: dict[str, Any] = {"num_test_examples": len(v)}
+    if experiment.config.evaluation.log_likelihood:
+        estimate = _rbm_log_likelihood if tractable else _deep_log_likelihood
+        figures |= estimate(experiment, theta, phi, v, key_likelihood)
     if tractable:
-        figures |= _rbm_log_likelihood(experiment, theta, v, key_likelihood)
         if experiment.posterior is not None:
             figures |= _rbm_posterior(experiment, theta, phi, v)
     else:
-        figures |= _deep_log_likelihood(experiment, theta, phi, v, key_likelihood)
         figures |= _posterior_fisher(experiment, theta, phi, v, key_posterior)
     figures["ssm"] = _ssm(experiment, theta, phi, v, key_ssm, tractable)
     return {name: x if isinstance(x, (str, int)) else float(x) for name, x in figures.items()}
 
 
-def _rbm_log_likelihood(experiment, theta, v, key):
+def _rbm_log_likelihood(experiment, theta, phi, v, key):  # noqa: ARG001
     apply, settings = experiment.energy.apply, experiment.config.evaluation
     free_energy = partial(apply, theta, method="free_energy")
     mean_free_energy = jnp.mean(jax.vmap(free_energy)(v))
@@ -72,7 +75,7 @@ def _deep_log_likelihood(experiment, theta, phi, v, key):
     energy, posterior = experiment.energy.apply, experiment.posterior.apply
     settings = experiment.config.evaluation
     key_ais, key_bound = jax.random.split(key)
-    train = jnp.asarray(experiment.dataset.train)
+    train = experiment.train_sample()
     latents = jax.vmap(lambda v: posterior(phi, v).mean)(train[:1000])
     result, acceptance = jax.jit(
         lambda key: likelihood.ais_hmc(

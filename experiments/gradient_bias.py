@@ -136,7 +136,7 @@ class _Problem:
         self.first = first.phi, first.phi_opt_state
         key = jax.random.fold_in(self.experiment.key, config["warmup_steps"])
         key, key_order = jax.random.split(key)
-        train = self.experiment.dataset.train
+        train = self.experiment.dataset.examples("train")
         rows = jax.random.permutation(key_order, len(train))[: config["num_examples"]]
         v = jnp.asarray(train[np.asarray(rows)])
         model = _CONFIG.value

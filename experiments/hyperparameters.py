@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from experiments.builders import Experiment
@@ -100,13 +101,14 @@ def step_of(experiment: Experiment, values: Mapping[str, jax.Array]) -> Callable
         return experiment.step
     config = config_at(experiment.config, values)
     unused = jax.random.key(0)  # of initial parameters, which the experiment has
-    return build_method(
+    method = build_method(
         config,
         energy=experiment.energy,
         num_latents=experiment.num_latents,
         theta=experiment.initial_state.theta,
-        v=experiment.dataset.train[0],
+        v=jnp.asarray(experiment.dataset.examples("train", 0)),
         key_phi=unused,
         key_chains=unused,
         theta_optimizer=build_optimizer(config.theta_optimizer, "config.theta_optimizer"),
-    ).step
+    )
+    return experiment.augment(method.step)

@@ -37,7 +37,7 @@ def interpolate(
     ``config.sampling.langevin.interpolation`` says and the test set has pairs.
     """
     section = experiment.config.sampling.langevin.interpolation
-    test = jnp.asarray(experiment.dataset.test)
+    test = jnp.asarray(experiment.dataset.examples("test", slice(2 * section.num_rows)))
     num_rows, event = min(section.num_rows, len(test) // 2), test.shape[1:]
     ends = test[: 2 * num_rows].reshape(num_rows, 2, *event)
     latents = jax.vmap(jax.vmap(lambda v: infer(v).mean))(ends)
@@ -46,7 +46,7 @@ def interpolate(
         lambda pair: jax.vmap(lambda weight: (1 - weight) * pair[0] + weight * pair[1])(weights)
     )(latents)
     h = h.reshape(num_rows * section.num_points, -1)
-    start = jnp.broadcast_to(jnp.asarray(experiment.dataset.train.mean(0))[None], (len(h), *event))
+    start = jnp.broadcast_to(experiment.train_sample().mean(0)[None], (len(h), *event))
     v = chains.visible(key, start, h, chains.tempered, "interpolation", shared_noise=True)
     images = v.reshape(num_rows, section.num_points, *event)
     return Interpolations(np.asarray(ends), np.asarray(weights), np.asarray(images))
@@ -60,7 +60,7 @@ def inpaint(experiment: Experiment, chains: LangevinChains, key: jax.Array) -> I
     """
     section = experiment.config.sampling.langevin.inpainting
     key_v, key_h, key_chain = jax.random.split(key, 3)
-    originals = jnp.asarray(experiment.dataset.test[: section.num_rows])
+    originals = jnp.asarray(experiment.dataset.examples("test", slice(section.num_rows)))
     event, masks = originals.shape[1:], _masks(experiment.dataset.image_shape)
     masks = {name: mask.reshape(event) for name, mask in masks.items()}
     layout = (len(masks), len(originals), section.num_draws)

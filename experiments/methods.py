@@ -65,7 +65,10 @@ def build_method(
             make = partial(marginal_step, loss=loss)
         with naming("config.train"):
             return Method(make(**train), theta, None, {}, optax.identity(), chains)
+    in_loops = trains_in_loops(config)
     posterior = parts.build_posterior(config.posterior, num_latents)
+    trained = parts.build_posterior(config.posterior, num_latents, in_loops=in_loops)
+    energy, _ = parts.build_energy(config.energy, in_loops=in_loops)
     phi_optimizer = parts.build_optimizer(config.phi_optimizer, "config.phi_optimizer")
     with naming(f"config.posterior.{config.posterior.name}"):
         phi = jax.jit(posterior.init)(key_phi, v)
@@ -74,7 +77,7 @@ def build_method(
         "num_lower_steps": config.train.num_lower_steps,
         "unroll_lower": config.train.unroll_lower or True,
     }
-    model: dict[str, Any] = {"energy": energy.apply, "posterior": posterior.apply}
+    model: dict[str, Any] = {"energy": energy.apply, "posterior": trained.apply}
     if name == "vnce":
         make = partial(bilevel_step, **baselines.vnce_losses(section, **model))
     else:
@@ -91,6 +94,15 @@ def build_method(
             )
     with naming("config.train"):
         return Method(make(**train), theta, posterior, phi, phi_optimizer, chains)
+
+
+def trains_in_loops(config: ConfigDict) -> bool:
+    """Whether a compiled training step evaluates networks in loops."""
+    if config.train.steps_per_call > 1 or config.train.unroll_lower > 0:
+        return True
+    if config.method.name == "contrastive":
+        return True
+    return config.method.name == "bism" and config.hypergradient.name != "first_order"
 
 
 def check_divergence(

@@ -1,5 +1,7 @@
 """The parts of a model and of its training, from their config sections."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax.numpy as jnp
 import optax
@@ -9,7 +11,14 @@ from experiments.validation import ConfigError, naming
 from jbism import divergences, energies, hypergradients, losses, networks, posteriors, stein
 from jbism.typing import Divergence, Hypergradient
 
-_ACTIVATIONS = {"elu": nn.elu, "silu": nn.silu, "softplus": nn.softplus, "tanh": jnp.tanh}
+_ACTIVATIONS = {
+    "elu": nn.elu,
+    "leaky_relu": partial(nn.leaky_relu, negative_slope=0.2),
+    "silu": nn.silu,
+    "softplus": nn.softplus,
+    "tanh": jnp.tanh,
+}
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _TRUNKS = {
     "mlp": networks.MLP,
     "conv_encoder": networks.ConvEncoder,
@@ -45,11 +54,11 @@ def _choose(section, registry, path):
         return make(**options)
 
 
-def build_energy(section: ConfigDict) -> tuple[nn.Module, int]:
-    """Returns the energy and the number of its latents."""
+def build_energy(section: ConfigDict, *, in_loops: bool = True) -> tuple[nn.Module, int]:
+    """Returns the energy and the number of its latents; for ``in_loops`` see `_trunk`."""
     if section.name == "deep_eblvm":
         options = dict(section.deep_eblvm)
-        trunk = _trunk(options.pop("trunk"), "config.energy.deep_eblvm.trunk")
+        trunk = _trunk(options.pop("trunk"), "config.energy.deep_eblvm.trunk", in_loops)
         if trunk is None:
             raise ConfigError("config.energy.deep_eblvm.trunk.name must not be 'none'")
         with naming("config.energy.deep_eblvm"):
@@ -58,26 +67,35 @@ def build_energy(section: ConfigDict) -> tuple[nn.Module, int]:
     return energy, energy.num_hidden
 
 
-def build_posterior(section: ConfigDict, num_latents: int) -> nn.Module:
-    """Returns the posterior module."""
+def build_posterior(section: ConfigDict, num_latents: int, *, in_loops: bool = True) -> nn.Module:
+    """Returns the posterior module; for ``in_loops`` see `_trunk`."""
     make, options = _pick(section, _POSTERIORS, "config.posterior")
-    trunk = _trunk(options.pop("trunk"), f"config.posterior.{section.name}.trunk")
+    trunk = _trunk(options.pop("trunk"), f"config.posterior.{section.name}.trunk", in_loops)
     with naming(f"config.posterior.{section.name}"):
         return make(num_latents=num_latents, trunk=trunk, **options)
 
 
-def _trunk(section, path):
+def _trunk(section, path, in_loops):
+    """A trunk; its convolutions, if "auto", are XLA's own where they run outside of loops.
+
+    There XLA's CPU backend is fast, and compiles sooner; parameters are the same either way.
+    """
     if section.name == "none":
         return None
     make, options = _pick(section, _TRUNKS, path)
-    if options["activation"] not in _ACTIVATIONS:
-        raise ConfigError(
-            f"{path}.{section.name}.activation must be one of {sorted(_ACTIVATIONS)}, "
-            f"got {options['activation']!r}"
-        )
-    options["activation"] = _ACTIVATIONS[options["activation"]]
+    for option, registry in (("activation", _ACTIVATIONS), ("dtype", _DTYPES)):
+        if options[option] not in registry:
+            raise ConfigError(
+                f"{path}.{section.name}.{option} must be one of {sorted(registry)}, "
+                f"got {options[option]!r}"
+            )
+        options[option] = registry[options[option]]
+    if options.get("implementation") == "auto" and not in_loops:
+        options["implementation"] = "lax"
     if "features" in options:
         options["features"] = tuple(options["features"])
+    if "strides" in options:
+        options["strides"] = tuple(options["strides"]) or None
     with naming(f"{path}.{section.name}"):
         return make(**options)
 
@@ -90,7 +108,10 @@ def build_optimizer(section: ConfigDict, path: str) -> optax.GradientTransformat
             rate, section.decay_steps, alpha=section.final_learning_rate / rate
         )
     make, options = _pick(section, {"adam": optax.adam, "sgd": optax.sgd}, path)
-    return make(rate, **options)
+    optimizer = make(rate, **options)
+    if section.clip_norm == 0:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(section.clip_norm), optimizer)
 
 
 def build_objective(section: ConfigDict) -> losses.Objective:

@@ -67,7 +67,7 @@ def write_samples(
         **arrays,
     )
     dataset = experiment.dataset
-    panels = {"training data": dataset.train[:num_samples], **samples.panels}
+    panels = {"training data": dataset.examples("train", slice(num_samples)), **samples.panels}
     if dataset.image_shape is not None:
         shown = {title: dataset.images(x[:_MAX_IMAGES]) for title, x in panels.items()}
         plotting.save(plotting.image_panels(shown), workdir / "samples.png")
@@ -88,7 +88,7 @@ def write_samples(
 def _write_plane(experiment, theta, panels, workdir):
     from matplotlib.figure import Figure
 
-    train = experiment.dataset.train
+    train = experiment.dataset.examples("train")
     low, high = train.min(0), train.max(0)
     margin = 0.25 * (high - low)
     (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()

@@ -1,7 +1,7 @@
 """Samples and reconstructions of a trained model, with progress, as arrays in data units."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from experiments import image_sampling
 from experiments.builders import Experiment
 from experiments.chains import Frames, LangevinChains, chunks
 from experiments.image_sampling import Inpaintings, Interpolations
-from jbism import samplers
+from jbism import energies, samplers
 
 
 class Samples(NamedTuple):
@@ -64,23 +64,17 @@ def _gibbs(experiment, theta, phi, key, num_samples, progress):
     if not hasattr(energy, "visible_given_hidden"):
         raise ValueError("config.sampling.name = 'gibbs' needs an energy with conditionals")
     key_start, key_chain = jax.random.split(key)
-    train = jnp.asarray(experiment.dataset.train)
+    train = experiment.train_sample()
     mean, scale = train.mean(0), train.std(0)
     noise = jax.random.normal(key_start, (num_samples, *train.shape[1:]))
     v = mean[None] + scale[None] * noise
-    visible = partial(energy.apply, theta, method="visible_given_hidden")
-    chain = jax.jit(
-        partial(
-            samplers.block_gibbs,
-            hidden_given_visible=partial(energy.apply, theta, method="hidden_given_visible"),
-            visible_given_hidden=visible,
-        ),
-        static_argnames="num_steps",
-    )
+    given: dict[str, Any] = energies.conditionals(energy, theta)
+    visible = given["visible_given_hidden"]
+    chain = jax.jit(partial(samplers.block_gibbs, **given), static_argnames="num_steps")
     steps = experiment.config.sampling.gibbs.num_steps
     for start, length in chunks(steps, "Gibbs", progress):
         v, h = chain(jax.random.fold_in(key_chain, start), v, num_steps=length)
-    originals = jnp.asarray(experiment.dataset.test[:num_samples])
+    originals = jnp.asarray(experiment.dataset.examples("test", slice(num_samples)))
     latents = jax.vmap(lambda v: infer(v).mean)(originals)
     reconstructions = jax.vmap(lambda h: visible(h).mean)(latents)
     panels = {}
@@ -103,7 +97,7 @@ def _langevin(experiment, theta, phi, key, num_samples, pictures, progress):
     chains = LangevinChains(experiment, theta, progress=progress)
     noise = 0.5 + jax.random.normal(keys["start"], (num_samples, *dataset.event_shape))
 
-    train = jnp.asarray(dataset.train[:num_samples])
+    train = jnp.asarray(dataset.examples("train", slice(num_samples)))
     h = jax.vmap(lambda k, v: infer(v).sample(k))(jax.random.split(keys["q"], len(train)), train)
     via_q = chains.visible(
         keys["via_q"], noise[: len(train)], h, chains.schedule, "Langevin v | h, h ~ q"
@@ -116,9 +110,9 @@ def _langevin(experiment, theta, phi, key, num_samples, pictures, progress):
         num_chains=section.frames.num_chains if pictures else 0,
         num_stages=section.frames.num_stages,
     )
-    originals = jnp.asarray(dataset.test[:num_samples])
+    originals = jnp.asarray(dataset.examples("test", slice(num_samples)))
     latents = jax.vmap(lambda v: infer(v).mean)(originals)
-    mean_image = jnp.broadcast_to(jnp.asarray(dataset.train.mean(0))[None], originals.shape)
+    mean_image = jnp.broadcast_to(experiment.train_sample().mean(0)[None], originals.shape)
     # At temperature 1 from an image that knows nothing of v: p(v | h) itself, h the mean of q.
     reconstructions = chains.visible(
         keys["reconstruct"], mean_image, latents, chains.tempered, "reconstruction"

@@ -15,6 +15,7 @@ from experiments.builders import Experiment, build
 from experiments.hyperparameters import config_at, step_of
 from experiments.validation import ConfigError
 from jbism import _checks
+from jbism.data import to_unit
 from jbism.training import TrainState
 
 
@@ -96,7 +97,7 @@ def train_seeds(
     own, every, by_step = _shardings(len(experiments))
     states = jax.tree.map(lambda *x: jnp.stack(x), *(e.initial_state for e in experiments))
     states = jax.device_put(states, own)
-    data, data_axis = _stack([experiment.dataset.train for experiment in experiments])
+    data, data_axis = _stack([np.asarray(experiment.dataset.train) for experiment in experiments])
     data = jax.device_put(data, every if data_axis is None else own)
     values = jax.device_put(values, own)
     run = jax.jit(
@@ -175,7 +176,7 @@ def _run(experiment, data_axis, states, values, data, indices):
     """Takes the steps of ``indices`` [steps, R, batch]; returns whether metrics are finite too."""
 
     def one(state, values, data, rows):
-        state, metrics = step_of(experiment, values)(state, data[rows])
+        state, metrics = step_of(experiment, values)(state, to_unit(data[rows]))
         return state, jnp.stack([jnp.isfinite(x) for x in metrics.values()]).all()
 
     def every_run(states, rows):

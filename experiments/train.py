@@ -7,7 +7,9 @@ resumes; --overwrite starts over. Ctrl-C stops training after the current call o
 steps, twice at once.
 """
 
+import contextlib
 import json
+import types
 
 import jax
 from absl import flags
@@ -16,6 +18,7 @@ from ml_collections import config_flags
 from experiments import _main, evaluation, report
 from experiments.builders import build
 from experiments.restore import latest_step
+from jbism import data
 from jbism.training import (
     Checkpointer,
     MetricsWriter,
@@ -64,11 +67,12 @@ def main() -> None:
         with (
             MetricsWriter(workdir, resume_step=resumed) as writer,
             _main.interruptible() as check_interrupt,
+            _batches(experiment) as (run, order),
         ):
             state = fit(
                 state,
-                train_steps(experiment.step, experiment.dataset.train),
-                experiment.order,
+                run,
+                order,
                 num_steps=config.train.num_steps,
                 steps_per_call=config.train.steps_per_call,
                 log_every=config.log.log_every,
@@ -89,6 +93,16 @@ def main() -> None:
     print(f"\n{config.name} after {int(state.step):,} steps, on the test set:")
     print(report.table(figures))
     print(f"\nPictures, curves, metrics, config and checkpoints are in {workdir}")
+
+
+@contextlib.contextmanager
+def _batches(experiment):
+    """Yields the compiled steps, and what they are given: rows of data, or decoded batches."""
+    if not isinstance(experiment.dataset.train, data.LazyImages):
+        yield train_steps(experiment.step, experiment.dataset.train), experiment.order
+        return
+    with data.BatchLoader(experiment.dataset.train, experiment.order) as loader:
+        yield train_steps(experiment.step), types.SimpleNamespace(indices=loader.take)
 
 
 if __name__ == "__main__":

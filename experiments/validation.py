@@ -91,6 +91,7 @@ def _check_training(config):
     _checks.integer("config.seed", config.seed, minimum=0)
     for key in ("num_steps", "batch_size", "steps_per_call"):
         _checks.integer(f"config.train.{key}", train[key], minimum=1)
+    _checks.instance("config.train.flip", train.flip, bool)
     for key in ("num_lower_steps", "unroll_lower"):
         _checks.integer(f"config.train.{key}", train[key], minimum=0)
     _checks.integer("config.log.max_checkpoints", log.max_checkpoints, minimum=1)
@@ -100,6 +101,7 @@ def _check_training(config):
 
 def _check_optimizer(section, path):
     rate = _checks.positive(f"{path}.learning_rate", section.learning_rate)
+    _checks.non_negative(f"{path}.clip_norm", section.clip_norm)
     _checks.one_of(f"{path}.schedule", section.schedule, ("constant", "cosine"))
     if section.schedule == "cosine":
         _checks.integer(f"{path}.decay_steps", section.decay_steps, minimum=1)
@@ -253,3 +255,4 @@ def _check_evaluation(section):
     }
     for key, minimum in minima.items():
         _checks.integer(f"config.evaluation.{key}", section[key], minimum=minimum)
+    _checks.instance("config.evaluation.log_likelihood", section.log_likelihood, bool)

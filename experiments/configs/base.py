@@ -11,14 +11,27 @@ def _trunk():
     return {
         "name": "mlp",
         "none": {},
-        "mlp": {"features": (256, 256), "activation": "elu", "residual": False},
-        "conv_encoder": {"features": (32, 64), "activation": "elu", "implementation": "auto"},
+        "mlp": {
+            "features": (256, 256),
+            "activation": "elu",
+            "residual": False,
+            "dtype": "float32",
+        },
+        "conv_encoder": {
+            "features": (32, 64),
+            "strides": (),  # of each level, in place of pooling; none pools
+            "activation": "elu",
+            "implementation": "auto",
+            "dtype": "float32",  # of the trunk's arithmetic; parameters and outputs are float32
+        },
         "residual_conv": {
             "channels": 64,
             "blocks_per_level": 2,
             "levels": 3,
+            "variant": "compact",  # or "published"
             "activation": "elu",
             "implementation": "auto",
+            "dtype": "float32",
         },
     }
 
@@ -32,6 +45,7 @@ def _optimizer(eps_root):
         "schedule": "constant",  # or "cosine", over decay_steps
         "decay_steps": 100_000,
         "final_learning_rate": 0.0,
+        "clip_norm": 0.0,  # longest gradient, all parameters taken together; 0 for any
     }
 
 
@@ -52,10 +66,22 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "data": {
                 "name": "checkerboard",
-                "dir": "",  # folder of local files, for data sets read from files
+                "dir": "",  # folder of local files
                 "toy": {"num_train": 50_000, "num_validation": 10_000, "num_test": 10_000},
                 "digits": {},
                 "freyface": {},
+                # Of images: "files" in dir or "tfds"; "auto" takes files if there are any. -1: as
+                # many as the data set's own split says.
+                "mnist": {"source": "auto", "num_validation": 10_000, "num_test": -1},
+                "fashion_mnist": {"source": "auto", "num_validation": 10_000, "num_test": -1},
+                "cifar10": {"source": "auto", "num_validation": 10_000, "num_test": -1},
+                "celeba": {
+                    "source": "auto",
+                    "size": 64,
+                    "num_validation": -1,
+                    "num_test": -1,
+                    "lazy": False,  # decode images batch by batch instead of keeping them
+                },
             },
             "energy": {
                 "name": "gaussian_rbm",
@@ -65,7 +91,12 @@ def get_config() -> ConfigDict:
                     "sigma_init": 1.0,
                     "weights_init_scale": 0.01,
                 },
-                "deep_eblvm": {"num_latents": 16, "num_features": 32, "trunk": _trunk()},
+                "deep_eblvm": {
+                    "num_latents": 16,
+                    "num_features": 32,
+                    "coupling_bias": False,
+                    "trunk": _trunk(),
+                },
             },
             "posterior": {
                 "name": "bernoulli",
@@ -165,6 +196,7 @@ def get_config() -> ConfigDict:
                 "batch_size": 100,
                 "num_lower_steps": 5,
                 "ema_decay": 0.999,
+                "flip": False,  # mirror each image of a batch left to right with probability 1/2
                 "steps_per_call": 100,
                 "unroll_lower": 1,  # lower steps written out per loop turn; 0 for all
             },
@@ -191,6 +223,7 @@ def get_config() -> ConfigDict:
             "evaluation": {
                 "use_ema": False,
                 "num_examples": 500,  # test examples, at most
+                "log_likelihood": True,
                 "exact_max_latents": 20,  # enumerate log Z up to so many, else estimate by AIS
                 "ais_chains": 500,
                 "ais_temperatures": 1_000,

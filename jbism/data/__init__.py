@@ -7,6 +7,7 @@ from jbism.data._celeba import celeba
 from jbism.data._checkerboard import checkerboard, checkerboard_log_density
 from jbism.data._dataset import Dataset
 from jbism.data._digits import digits
+from jbism.data._flip import random_flip
 from jbism.data._freyface import freyface
 from jbism.data._image_sets import cifar10, fashion_mnist, mnist
 from jbism.data._lazy import LazyImages
@@ -43,6 +44,7 @@ __all__ = [
     "cifar10",
     "celeba",
     "LazyImages",
+    "random_flip",
     "to_unit",
     "BatchOrder",
     "BatchLoader",

@@ -1,6 +1,7 @@
 """The 3x3 convolution every trunk uses, and a small convolutional encoder."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,6 +27,8 @@ class Conv3x3(nn.Module):
         is a CPU, lax elsewhere.
       stride: s; keeps the outputs at every s-th row and column, the first included.
       use_bias: False leaves the bias out, of the parameters too.
+      dtype: of the arithmetic and the result, such as ``jnp.bfloat16``; that of x by default. The
+        parameters keep theirs.
 
     Parameters: ``kernel`` [3, 3, in, features] and ``bias`` [features], as in `flax.linen.Conv`.
 
@@ -41,6 +44,7 @@ class Conv3x3(nn.Module):
     implementation: str = "auto"
     stride: int = 1
     use_bias: bool = True
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -52,6 +56,8 @@ class Conv3x3(nn.Module):
         kernel = self.param(
             "kernel", nn.initializers.lecun_normal(), (3, 3, x.shape[-1], self.features)
         )
+        if self.dtype is not None:
+            x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         implementation = self.implementation
         if implementation == "auto":
             implementation = "shifted" if jax.default_backend() == "cpu" else "lax"
@@ -59,7 +65,8 @@ class Conv3x3(nn.Module):
         y = convolve(x, kernel, self.stride)
         if not self.use_bias:
             return y
-        return y + self.param("bias", nn.initializers.zeros, (self.features,))[None, None, :]
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return y + (bias if self.dtype is None else bias.astype(self.dtype))[None, None, :]
 
 
 def _conv_lax(x, kernel, stride):
@@ -102,6 +109,7 @@ class ConvEncoder(nn.Module):
       strides: of each level's convolution, which then takes the place of the pooling; None pools.
         The published encoder has ``features=(64, 128, 256)`` and ``strides=(2, 2, 2)`` with a leaky
         ReLU (Bao et al., 2020).
+      dtype: of the arithmetic between v and the features, both of which have the dtype of v.
 
     Returns a flat feature vector. Raises ValueError if v is not [height, width, channels], if its
     sides cannot be pooled that often, or if there is not one stride a level.
@@ -118,6 +126,7 @@ class ConvEncoder(nn.Module):
     activation: Callable[[Array], Array] = nn.elu
     implementation: str = "auto"
     strides: Sequence[int] | None = None
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, v: Array) -> Array:
@@ -131,6 +140,6 @@ class ConvEncoder(nn.Module):
                 f"got {len(strides)}"
             )
         for width, stride in zip(self.features, strides, strict=True):
-            x = self.activation(Conv3x3(width, self.implementation, stride)(x))
+            x = self.activation(Conv3x3(width, self.implementation, stride, dtype=self.dtype)(x))
             x = average_pool(x) if pools else x
-        return x.reshape(-1)
+        return x.reshape(-1).astype(v.dtype)

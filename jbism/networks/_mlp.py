@@ -1,6 +1,7 @@
 """A multi-layer perceptron."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 
@@ -14,6 +15,8 @@ class MLP(nn.Module):
       features: widths of the layers.
       activation: applied after every layer, the last included.
       residual: add a layer's input to its output where their widths agree.
+      dtype: of the arithmetic between v and the features, such as ``jnp.bfloat16``; both have the
+        dtype of v, which is the default.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -26,12 +29,13 @@ class MLP(nn.Module):
     features: Sequence[int] = (256, 256)
     activation: Callable[[Array], Array] = nn.elu
     residual: bool = False
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, v: Array) -> Array:
         """Maps one v of any shape to a vector [features[-1]]."""
         x = v.reshape(-1)
         for width in self.features:
-            y = self.activation(nn.Dense(width)(x))
+            y = self.activation(nn.Dense(width, dtype=self.dtype)(x))
             x = x + y if self.residual and x.shape == y.shape else y
-        return x
+        return x.astype(v.dtype)

@@ -1,6 +1,8 @@
 """The residual convolutional trunk of the deep EBLVM."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 
@@ -28,6 +30,8 @@ class ResidualConvNet(nn.Module):
       activation: between convolutions; smooth, since the score differentiates it.
       implementation: see `Conv3x3`.
       variant: ``"compact"`` or ``"published"``.
+      dtype: of the arithmetic between v and the features, such as ``jnp.bfloat16``; both have the
+        dtype of v, which is the default.
 
     Returns a flat feature vector. Raises ValueError if v is not [height, width, channels] or its
     sides cannot be halved ``levels`` times.
@@ -46,6 +50,7 @@ class ResidualConvNet(nn.Module):
     activation: Callable[[Array], Array] = nn.elu
     implementation: str = "auto"
     variant: str = "compact"
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, v: Array) -> Array:
@@ -55,7 +60,8 @@ class ResidualConvNet(nn.Module):
         _checks.integer("levels", self.levels, minimum=1)
         _checks.one_of("variant", self.variant, ("compact", "published"))
         published = self.variant == "published"
-        x = Conv3x3(self.channels, self.implementation)(_checks.rank("v", v, 3))
+        stem = Conv3x3(self.channels, self.implementation, dtype=self.dtype)
+        x = stem(_checks.rank("v", v, 3))
         for level in range(self.levels):
             width = self.channels * 2 ** (level + published)
             for block in range(self.blocks_per_level):
@@ -65,8 +71,9 @@ class ResidualConvNet(nn.Module):
                     activation=self.activation,
                     implementation=self.implementation,
                     published=published,
+                    dtype=self.dtype,
                 )(x)
-        return (x if published else self.activation(x)).reshape(-1)
+        return (x if published else self.activation(x)).reshape(-1).astype(v.dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -77,16 +84,17 @@ class ResidualBlock(nn.Module):
     activation: Callable[[Array], Array]
     implementation: str
     published: bool
+    dtype: Any
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps [height, width, channels] to [height', width', features]."""
         inner = x.shape[-1] if self.published else self.features
-        first = Conv3x3(inner, self.implementation, use_bias=not self.published)
-        y = first(self.activation(x))
-        y = Conv3x3(self.features, self.implementation)(self.activation(y))
+        convolution = partial(Conv3x3, implementation=self.implementation, dtype=self.dtype)
+        y = convolution(inner, use_bias=not self.published)(self.activation(x))
+        y = convolution(self.features)(self.activation(y))
         if self.downsample:
             x, y = average_pool(x), average_pool(y)
         if self.published or x.shape[-1] != self.features:
-            x = nn.Dense(self.features)(x)
+            x = nn.Dense(self.features, dtype=self.dtype)(x)
         return x + y

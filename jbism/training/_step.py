@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jbism import _checks
+from jbism.data import to_unit
 from jbism.hypergradients import descend
 from jbism.training._state import TrainState
 from jbism.typing import Array, ArrayLike, Key, Params
@@ -138,22 +140,26 @@ def chained_step(
 
 
 def train_steps(
-    step: Step, data: ArrayLike
+    step: Step, data: ArrayLike | None = None
 ) -> Callable[[TrainState, ArrayLike], tuple[TrainState, Metrics]]:
-    """Compiles many steps into one program over data that stay on the device.
+    """Compiles many steps into one program.
 
     Args:
-      step: ``(state, v) -> (state, metrics)``.
-      data: the training set, [n, *event].
+      step: ``(state, v) -> (state, metrics)`` for a batch v of floats.
+      data: the training set, [n, *event], which then stays on the device; floating, or uint8, kept
+        so and turned into floats in [0, 1] batch by batch (`jbism.data.to_unit`). None if calls
+        bring their batches, such as those of a `jbism.data.BatchLoader`.
 
     Returns:
       ``run(state, indices) -> (state, metrics)`` with the rows of each step's batch in ``indices``
-      [num_steps, batch], and metrics stacked to [num_steps]. The buffers of the state passed in are
+      [num_steps, batch], or ``run(state, batches)`` with ``batches`` [num_steps, batch, *event],
+      and metrics stacked to [num_steps]. The buffers of the state passed in are
       donated: use the one returned. One step alone, [1, batch], runs outside of any loop, where
       XLA's CPU backend has its fast convolutions.
 
     Raises:
       ValueError: if data has no leading axis or is empty.
+      TypeError: if data or batches are neither floating nor uint8.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -162,13 +168,22 @@ def train_steps(
       >>> float(state), metrics["sum"].tolist()
       (6.0, [1.0, 5.0])
     """
-    examples = _checks.batched("data", data)
+    examples = None if data is None else jnp.asarray(data)
+    if examples is not None:
+        jax.eval_shape(_check_data, examples)
 
-    def run(state, indices, examples):
-        if indices.shape[0] == 1:
-            state, metrics = step(state, examples[indices[0]])
+    def run(state, taken, examples):
+        def one(state, taken):
+            return step(state, jnp.asarray(to_unit(taken if examples is None else examples[taken])))
+
+        if taken.shape[0] == 1:
+            state, metrics = one(state, taken[0])
             return state, jax.tree.map(lambda x: x[None], metrics)
-        return jax.lax.scan(lambda state, rows: step(state, examples[rows]), state, indices)
+        return jax.lax.scan(one, state, taken)
 
     compiled = jax.jit(run, donate_argnums=0)
-    return lambda state, indices: compiled(state, indices, examples)
+    return lambda state, taken: compiled(state, taken, examples)
+
+
+def _check_data(examples):
+    return _checks.batched("data", to_unit(examples) if examples.dtype == jnp.uint8 else examples)
