@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from jbism import _checks
-from jbism.metrics._features import real
+from jbism.metrics._features import double
 from jbism.typing import ArrayLike, Key
 
 
@@ -88,7 +88,7 @@ def _ranks(negative_scores, positive_scores):
     """Returns the scores' ranks, equal ones sharing theirs, negatives first, and their number."""
     scores = []
     for name, x in (("negative_scores", negative_scores), ("positive_scores", positive_scores)):
-        x = real(name, x, rank=1)
+        x = double(name, x, rank=1)
         if not x.size:
             raise ValueError(f"{name} must not be empty")
         scores.append(x)

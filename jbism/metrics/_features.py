@@ -1,4 +1,4 @@
-"""Feature vectors as the metrics of sets of images take them: checked, in double precision."""
+"""Feature vectors as the metrics of sets of images take them: checked."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import numpy as np
 
 
 def matrix(name: str, x: Any, *, minimum: int = 1) -> np.ndarray:
-    """Returns ``x`` as a float64 array [n, d] of finite numbers with n >= ``minimum``, d >= 1."""
-    x = real(name, x, rank=2)
+    """Returns ``x`` as an array [n, d] of finite floats with n >= ``minimum``, d >= 1."""
+    x = _finite(name, x, rank=2)
     if len(x) < minimum or x.shape[1] < 1:
         raise ValueError(
             f"{name} must have shape [n, d] with n >= {minimum} and d >= 1, got {x.shape}"
@@ -27,18 +27,19 @@ def pair(
     return x, other
 
 
-def real(name: str, x: Any, *, rank: int) -> np.ndarray:
-    """Returns ``x`` as a float64 array of finite numbers.
+def double(name: str, x: Any, *, rank: int) -> np.ndarray:
+    """Returns ``x`` as a float64 array of finite numbers."""
+    return _finite(name, x, rank=rank).astype(np.float64)
 
-    A conversion by way of JAX would round to single precision.
-    """
-    x = np.asarray(x)
-    if x.dtype.kind not in "f" and x.dtype.name != "bfloat16":
+
+def _finite(name, x, *, rank):
+    x = np.asarray(x)  # by way of JAX, it would be rounded to single precision
+    if x.dtype.kind != "f" and x.dtype.name != "bfloat16":
         raise TypeError(f"{name} must have a floating dtype, got {x.dtype}")
     if x.ndim != rank:
         raise ValueError(f"{name} must have rank {rank}, got shape {x.shape}")
     finite = np.isfinite(x)
     if not finite.all():
-        where = tuple(int(i) for i in np.argwhere(~finite)[0])
+        where = tuple(int(i) for i in np.unravel_index(finite.argmin(), x.shape))
         raise ValueError(f"{name} must be finite, but entry {where} is {x[where]}")
-    return x.astype(np.float64)
+    return x

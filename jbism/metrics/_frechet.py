@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jbism.metrics._features import pair, real
+from jbism.metrics._features import double, pair
 from jbism.typing import ArrayLike
 
 _TOLERANCE = 1e-5  # of symmetry and positivity: covariances may come in single precision
@@ -41,9 +41,9 @@ def frechet_distance(
       10.0
     """
     gaussians = []
-    size = real("mean_a", mean_a, rank=1).size
+    size = double("mean_a", mean_a, rank=1).size
     for name, mean, cov in (("a", mean_a, cov_a), ("b", mean_b, cov_b)):
-        mean, cov = real(f"mean_{name}", mean, rank=1), real(f"cov_{name}", cov, rank=2)
+        mean, cov = double(f"mean_{name}", mean, rank=1), double(f"cov_{name}", cov, rank=2)
         if mean.size != size or not size:
             raise ValueError(f"mean_{name} must have the shape of mean_a, d >= 1, got {mean.shape}")
         if cov.shape != (size, size):
@@ -80,6 +80,7 @@ def frechet_distance_of_features(features_a: ArrayLike, features_b: ArrayLike) -
     features = pair("features_a", features_a, "features_b", features_b, minimum=2)
     gaussians = []
     for x in features:
+        x = x.astype(np.float64)
         mean = x.mean(0)
         triangular: Any = np.linalg.qr((x - mean) / np.sqrt(len(x) - 1), mode="r")
         gaussians.append((mean, triangular.T))

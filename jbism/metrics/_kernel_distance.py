@@ -83,7 +83,7 @@ def kernel_distance(
 
 
 def _subset(rng, x, size):
-    return x[rng.choice(len(x), size, replace=False)]
+    return x[rng.choice(len(x), size, replace=False)].astype(np.float64)
 
 
 def _mmd(a, b, size):

@@ -63,6 +63,7 @@ def linear_probe(
     c = _checks.positive("inverse_regularization", inverse_regularization)
     max_steps = _checks.integer("max_steps", max_steps, minimum=1)
     train, test = pair("train_features", train_features, "test_features", test_features)
+    train, test = train.astype(np.float64), test.astype(np.float64)
     train_y = _labels("train_labels", train_labels, "train_features", train)
     test_y = _labels("test_labels", test_labels, "test_features", test)
     if len(np.unique(train_y)) < 2:

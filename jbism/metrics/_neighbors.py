@@ -50,30 +50,29 @@ def nearest_neighbors(
     if k > len(others):
         raise ValueError(f"k must be at most the number of references, {len(others)}, got {k}")
     # The expanded square below loses least where the vectors are short.
-    center = others.mean(0)
-    points, others = points - center, others - center
-    squares = np.sum(others**2, axis=1)
+    center = others.mean(0, dtype=np.float64)
     found = [
-        _nearest(points[start : start + block_size], others, squares, k, block_size)
+        _nearest(points[start : start + block_size] - center, others, center, k, block_size)
         for start in range(0, len(points), block_size)
     ]
     indices, distances = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return Neighbors(indices, distances)
 
 
-def _nearest(queries, references, squares, k, block_size):
-    indices: np.ndarray = np.empty((len(queries), 0), np.int64)
-    gaps: np.ndarray = np.empty((len(queries), 0))  # squared distance less the query's own square
-    for start in range(0, len(references), block_size):
-        block = slice(start, start + block_size)
-        fresh = squares[None, block] - 2 * queries @ references[block].T
-        numbers = np.broadcast_to(np.arange(start, start + fresh.shape[1]), fresh.shape)
+def _nearest(points, others, center, k, block_size):
+    """Returns indices and distances of points less the centre, in double precision."""
+    indices: np.ndarray = np.empty((len(points), 0), np.int64)
+    gaps: np.ndarray = np.empty((len(points), 0))  # squared distance less the point's own square
+    for start in range(0, len(others), block_size):
+        block = others[start : start + block_size] - center
+        fresh = np.sum(block**2, axis=1)[None] - 2 * points @ block.T
+        numbers = np.broadcast_to(np.arange(start, start + len(block)), fresh.shape)
         gaps, indices = np.hstack([gaps, fresh]), np.hstack([indices, numbers])
         if gaps.shape[1] > k:
             best = np.argsort(gaps, axis=1, kind="stable")[:, :k]
             gaps, indices = (np.take_along_axis(x, best, axis=1) for x in (gaps, indices))
     distances = np.stack(
-        [np.linalg.norm(queries - references[column], axis=1) for column in indices.T], axis=1
+        [np.linalg.norm(points - (others[column] - center), axis=1) for column in indices.T], axis=1
     )
     order = np.lexsort((indices, distances), axis=1)
     return tuple(np.take_along_axis(x, order, axis=1) for x in (indices, distances))
