@@ -30,6 +30,7 @@ from jbism import data
 CLASSIFIER = "small classifier"
 _BATCH = 256  # images an extractor sees at a time
 _STEPS, _TRAIN_BATCH, _LEARNING_RATE = 1_500, 64, 2e-3
+_SCALE_IMAGES = 2_000  # at most, of which the scale of the features is taken
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,9 @@ def classifier_extractor(
 ) -> Extractor:
     """Returns the features of a small classifier: that of a file, or trained now and stored there.
 
-    Runs are compared by one classifier if they name one file. Its accuracy is measured anew on the
-    test set at hand.
+    The features are the hidden layer, divided by one number so that the mean of their squares is 1:
+    the kernel distance depends on the scale. Runs are compared by one classifier if they name one
+    file. Its accuracy is measured anew on the test set at hand.
 
     Args:
       dataset: images with labels; the classifier learns from ``train``.
@@ -157,16 +159,20 @@ def classifier_extractor(
     facts = {"image_shape": list(train.shape[1:]), "classes": classes.tolist()}
     digest = hashlib.sha256(train.tobytes()).hexdigest()
     model = SmallClassifier(num_classes=len(classes))
+    apply = jax.jit(model.apply)
     if path.exists():
         params, stored = _read(path, facts)
     else:
         codes = np.searchsorted(classes, dataset.train_labels)
         params = _train(model, train, codes, seed, num_steps, progress)
+        some = train[:: -(-len(train) // _SCALE_IMAGES)]
+        scale = float(np.sqrt(np.mean(apply(params, some)[1] ** 2)))
         stored = {**facts, "train_sha256": digest, "seed": seed, "num_steps": num_steps}
+        stored["feature_scale"] = scale
         _write(path, params, stored)
-    apply = jax.jit(model.apply)
+    scale = stored["feature_scale"]
     extractor = Extractor(
-        f"{CLASSIFIER} features", lambda images: np.asarray(apply(params, images)[1])
+        f"{CLASSIFIER} features", lambda images: np.asarray(apply(params, images)[1]) / scale
     )
     logits = [apply(params, test[i : i + _BATCH])[0] for i in range(0, len(test), _BATCH)]
     hits = classes[np.concatenate(logits).argmax(1)] == dataset.test_labels
