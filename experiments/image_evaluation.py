@@ -1,18 +1,16 @@
-"""How good a trained model of images is: the quality of its samples and the use of its latents."""
+"""How good the samples of a trained model of images are."""
 
 import pathlib
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tqdm
 
 from experiments import sampling
 from experiments.builders import Experiment
-from jbism import data, divergences, metrics
+from jbism import data, metrics
 
 _BATCH = 100  # examples a dispatch
 _SHOWN, _NEIGHBORS = 10, 6  # samples in the picture of neighbours, and neighbours of each
@@ -50,9 +48,6 @@ def examples(dataset: data.Dataset, split: str, rows: Any = slice(None)) -> np.n
     return np.asarray(images, np.float32).reshape(len(images), *dataset.event_shape)
 
 
-# Samples
-
-
 def stored_samples(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the samples of a ``samples.npz``, by title.
 
@@ -71,31 +66,48 @@ def stored_samples(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: holds no samples: {error}") from error
 
 
+def store_samples(path: pathlib.Path, samples: dict[str, np.ndarray]) -> None:
+    """Writes a file for `stored_samples`, whole or not at all."""
+    arrays: dict[str, Any] = {f"panel_{i}": x for i, x in enumerate(samples.values())}
+    temporary = path.with_name(f".{path.name}.tmp.npz")
+    np.savez_compressed(temporary, titles=np.array(list(samples)), **arrays)
+    temporary.replace(path)
+
+
 def draw_samples(
-    model: Model, key: jax.Array, *, num_samples: int, batch_size: int, progress: bool = True
+    model: Model,
+    key: jax.Array,
+    *,
+    num_samples: int,
+    batch_size: int,
+    folder: pathlib.Path,
+    progress: bool = True,
 ) -> dict[str, np.ndarray]:
     """Draws samples by the config's sampler, a batch at a time, by title.
 
     Where the sampler starts from training examples, each sample has its own, chosen at random.
+    Finished batches are kept in ``folder`` and, with the same arguments, not drawn again.
     """
     dataset = model.experiment.dataset
     key_rows, key_batches = jax.random.split(key)
     order = np.asarray(jax.random.permutation(key_rows, len(dataset.train)))
     batches = []
     for i, start in enumerate(range(0, num_samples, batch_size)):
-        size = min(batch_size, num_samples - start)
-        rows: Any = slice(None)
-        if model.experiment.config.sampling.name == "langevin":
-            rows = order[np.arange(start, start + size) % len(order)]
-        drawn = sampling.draw(
-            replace(model.experiment, dataset=_for_sampling(dataset, rows)),
-            model.theta,
-            model.phi,
-            jax.random.fold_in(key_batches, i),
-            num_samples=size,
-            progress=progress,
-        )
-        batches.append(drawn.panels)
+        path, size = folder / f"samples_{i}.npz", min(batch_size, num_samples - start)
+        if not path.exists():
+            rows: Any = slice(None)
+            if model.experiment.config.sampling.name == "langevin":
+                rows = order[np.arange(start, start + size) % len(order)]
+            drawn = sampling.draw(
+                replace(model.experiment, dataset=_for_sampling(dataset, rows)),
+                model.theta,
+                model.phi,
+                jax.random.fold_in(key_batches, i),
+                num_samples=size,
+                progress=progress,
+            )
+            store_samples(path, drawn.panels)
+        batches.append(stored_samples(path))
     return {title: np.concatenate([panels[title] for panels in batches]) for title in batches[0]}
 
 
@@ -167,72 +179,3 @@ def nearest_training_images(
         nearest = dataset.images(train[found.ravel()]).reshape(*found.shape, *images.shape[1:])
         panels[f"{title}, and the nearest of {len(train):,} training images"] = images, nearest
     return panels
-
-
-# Latents
-
-
-def latent_means(model: Model, v: np.ndarray) -> np.ndarray:
-    """Returns the mean of q(h | v) of each v, [n, L]."""
-    infer = model.experiment.infer(model.theta, model.phi)
-    return model.map(lambda v: infer(v).mean.reshape(-1), v)
-
-
-def probe_latents(
-    model: Model, *, train_rows: np.ndarray, test_rows: np.ndarray, progress: bool = True
-) -> list[dict[str, Any]]:
-    """Reads the labels from q's means and, to compare, from the pixels, by linear classifiers.
-
-    The mean's weights and the classifiers saw training examples only.
-    """
-    dataset = model.experiment.dataset
-    assert dataset.train_labels is not None
-    assert dataset.test_labels is not None
-    train, test = examples(dataset, "train", train_rows), examples(dataset, "test", test_rows)
-    features = {
-        "mean of q": (latent_means(model, train), latent_means(model, test)),
-        "pixels": (train.reshape(len(train), -1), test.reshape(len(test), -1)),
-    }
-    rows = []
-    pairs = [(name, kind) for name in features for kind in ("logistic", "svm")]
-    for name, kind in tqdm.tqdm(pairs, desc="linear probes", disable=not progress):
-        x, x_test = features[name]
-        labels = dataset.train_labels[train_rows], dataset.test_labels[test_rows]
-        probe = metrics.linear_probe(x, labels[0], x_test, labels[1], kind=kind)
-        rows.append(
-            {
-                "features": name,
-                "num_features": x.shape[1],
-                "classifier": {"logistic": "logistic regression", "svm": "linear SVM"}[kind],
-                "num_train": len(train),
-                "num_test": len(test),
-                **probe._asdict(),
-            }
-        )
-    return rows
-
-
-def posterior_fisher_divergence(model: Model, key: jax.Array, v: np.ndarray) -> float | None:
-    """Returns the mean Fisher divergence of q(h | v) from p(h | v); None of discrete latents."""
-    experiment = model.experiment
-    if hasattr(experiment.energy, "free_energy"):
-        return None
-    one = partial(
-        divergences.Fisher(num_samples=10),
-        model.theta,
-        model.phi,
-        energy=experiment.energy.apply,
-        posterior=experiment.posterior.apply,
-    )
-    return float(np.mean(model.map(one, jax.random.split(key, len(v)), v)))
-
-
-def embed(means: np.ndarray, *, seed: int) -> np.ndarray:
-    """Returns t-SNE's positions [n, 2] of latent means [n, L], n >= 4."""
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
-    perplexity = min(30.0, (len(means) - 1) / 3)
-    tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
-    with threadpool_limits(1):  # its threads wait by spinning: on a busy machine, for minutes
-        return tsne.fit_transform(means.astype(np.float64)).astype(np.float32)

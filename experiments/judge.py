@@ -21,7 +21,14 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import _main, features, image_evaluation, image_outliers, judge_report
+from experiments import (
+    _main,
+    features,
+    image_evaluation,
+    image_latents,
+    image_outliers,
+    judge_report,
+)
 from experiments.builders import Experiment
 from experiments.image_evaluation import Model
 from experiments.restore import restore
@@ -142,16 +149,16 @@ def _judge(model: Model, samples, others, out: pathlib.Path) -> dict[str, Any]:
     if dataset.train_labels is not None:
         probes = cell(
             "linear_probes",
-            lambda: image_evaluation.probe_latents(
+            lambda: image_latents.probe_latents(
                 model, train_rows=train_rows, test_rows=test_rows, progress=progress
             ),
         )
     fisher = cell(
         "posterior_fisher_divergence",
-        lambda: image_evaluation.posterior_fisher_divergence(model, key["fisher"], test),
+        lambda: image_latents.posterior_fisher_divergence(model, key["fisher"], test),
     )
-    means = image_evaluation.latent_means(model, test)
-    positions = cell("tsne", lambda: image_evaluation.embed(means, seed=_SEED.value).tolist())
+    means = image_latents.latent_means(model, test)
+    positions = cell("tsne", lambda: image_latents.embed(means, seed=_SEED.value).tolist())
     labels = None if dataset.test_labels is None else dataset.test_labels[test_rows]
     title = f"t-SNE of the means of q(h|v) of {len(test):,} test images"
     figure = plotting.embedding(np.asarray(positions, np.float32), labels, title=title)
@@ -179,20 +186,17 @@ def _extractor(dataset, out: pathlib.Path) -> features.Extractor:
 
 
 def _drawn(model: Model, key, out: pathlib.Path) -> dict[str, np.ndarray]:
-    path = out / "samples.npz"
-    if not path.exists():
-        samples = image_evaluation.draw_samples(
-            model,
-            key,
-            num_samples=_NUM_SAMPLES.value,
-            batch_size=_SAMPLE_BATCH.value,
-            progress=_PROGRESS.value,
-        )
-        arrays: dict[str, Any] = {f"panel_{i}": x for i, x in enumerate(samples.values())}
-        temporary = out / ".samples.tmp.npz"
-        np.savez_compressed(temporary, titles=np.array(list(samples)), **arrays)
-        temporary.replace(path)
-    return image_evaluation.stored_samples(path)
+    (out / "cells").mkdir(exist_ok=True)
+    samples = image_evaluation.draw_samples(
+        model,
+        key,
+        num_samples=_NUM_SAMPLES.value,
+        batch_size=_SAMPLE_BATCH.value,
+        folder=out / "cells",
+        progress=_PROGRESS.value,
+    )
+    image_evaluation.store_samples(out / "samples.npz", samples)
+    return samples
 
 
 def _digest(samples: dict[str, np.ndarray]) -> str:

@@ -1,6 +1,5 @@
 """How models of images are judged: extractors, samples, latents, other images, pictures."""
 
-import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 import jbism.plotting
-from experiments import features, image_evaluation, image_outliers, sampling
+from experiments import features, image_evaluation, image_latents, image_outliers, sampling
 from experiments.builders import build
 from experiments.image_evaluation import Model
 from jbism import data, distributions, metrics
@@ -24,8 +23,8 @@ pytest.importorskip("sklearn")
 KEY = jax.random.key(0)
 
 
-def labelled(num=60, shape=(8, 8, 1), *, seed=0, classes=(3, 7), image_shape=None):
-    """Dim images that are bright on the left or on the right, by class."""
+def labelled(num=60, shape=(8, 8, 1), *, seed=0, classes=(3, 7), image_shape=None, contrast=0.5):
+    """Dim images that are brighter on the left or on the right, by class."""
     rng = np.random.default_rng(seed)
     splits = {}
     for split in ("train", "validation", "test"):
@@ -33,7 +32,7 @@ def labelled(num=60, shape=(8, 8, 1), *, seed=0, classes=(3, 7), image_shape=Non
         v = rng.uniform(0, 0.5, (num, *shape))
         half = shape[1] // 2
         for image, code in zip(v, codes, strict=True):
-            image[:, half * code : half * (code + 1)] += 0.5
+            image[:, half * code : half * (code + 1)] += contrast
         splits |= {split: v, f"{split}_labels": np.asarray(classes)[codes]}
     return data.Dataset("halves", **splits, image_shape=image_shape or shape)
 
@@ -172,10 +171,14 @@ def test_stored_samples(tmp_path):
     panels = {"joint": np.ones((2, 3)), "via q": np.zeros((4, 3))}
     arrays = {f"panel_{i}": x for i, x in enumerate(panels.values())}
     np.savez(path, titles=np.array(list(panels)), originals=np.ones(3), **arrays)
-    found = image_evaluation.stored_samples(path)
-    assert list(found) == list(panels)
-    for title in panels:
-        np.testing.assert_array_equal(found[title], panels[title])
+    found = [image_evaluation.stored_samples(path)]
+    image_evaluation.store_samples(path, panels)
+    found.append(image_evaluation.stored_samples(path))
+    assert [file.name for file in tmp_path.iterdir()] == ["samples.npz"]
+    for each in found:
+        assert list(each) == list(panels)
+        for title in panels:
+            np.testing.assert_array_equal(each[title], panels[title])
     with pytest.raises(FileNotFoundError, match="give num_samples to draw samples anew"):
         image_evaluation.stored_samples(tmp_path / "absent.npz")
     np.savez(path, x=np.ones(3))
@@ -183,7 +186,7 @@ def test_stored_samples(tmp_path):
         image_evaluation.stored_samples(path)
 
 
-def test_batches_of_samples_start_from_different_training_examples(deep, monkeypatch):
+def test_batches_of_samples_start_from_different_training_examples(deep, monkeypatch, tmp_path):
     seen = []
 
     def draw(experiment, theta, phi, key, *, num_samples, progress):
@@ -192,7 +195,8 @@ def test_batches_of_samples_start_from_different_training_examples(deep, monkeyp
         return sampling.Samples(panels, np.zeros(1), np.zeros(1))
 
     monkeypatch.setattr(sampling, "draw", draw)
-    found = image_evaluation.draw_samples(deep, KEY, num_samples=1_405, batch_size=500)
+    options = {"num_samples": 1_405, "batch_size": 500, "folder": tmp_path}
+    found = image_evaluation.draw_samples(deep, KEY, **options)
     assert [len(v) for v, _ in seen] == [500, 500, 405]
     assert len({tuple(key) for _, key in seen}) == 3
     assert {title: len(v) for title, v in found.items()} == {"a": 1_405, "b": 1_405}
@@ -201,6 +205,12 @@ def test_batches_of_samples_start_from_different_training_examples(deep, monkeyp
     np.testing.assert_array_equal(np.sort(rows[:1_400], axis=0), np.sort(train, axis=0))
     assert not np.array_equal(rows[:1_400], train)
     np.testing.assert_array_equal(rows[1_400:], rows[:5])  # from the start again
+    # An interruption costs one batch at most.
+    (tmp_path / "samples_1.npz").unlink()
+    again = image_evaluation.draw_samples(deep, KEY, **options)
+    assert [len(v) for v, _ in seen] == [500, 500, 405, 500]
+    assert seen[3][1] == seen[1][1]
+    np.testing.assert_array_equal(again["a"], found["a"])
 
 
 def test_samples_are_compared_with_test_images_and_so_are_training_images():
@@ -267,11 +277,9 @@ def test_functions_of_single_examples_are_mapped_in_batches(deep):
 
 
 def test_latents_are_probed_beside_pixels():
-    halves = labelled(60)
-    flips = np.random.default_rng(0).random(60) < 0.2  # so that the two classifiers differ
-    labels = np.where(flips, 10 - halves.train_labels, halves.train_labels)
-    dataset = dataclasses.replace(halves, train_labels=labels)
-    rows = image_evaluation.probe_latents(
+    dataset = labelled(60, contrast=0.05)
+    labels = dataset.train_labels
+    rows = image_latents.probe_latents(
         gaussian_model(offset=1.0, dataset=dataset),  # q's mean is the pixels plus 1
         train_rows=np.arange(5, 50),
         test_rows=np.arange(40),
@@ -282,15 +290,30 @@ def test_latents_are_probed_beside_pixels():
         for name in ("mean of q", "pixels")
         for kind in ("logistic regression", "linear SVM")
     ]
+    grid = (1e-3, 1e-2, 1e-1, 1.0)
     for row, kind in zip(rows[2:], ("logistic", "svm"), strict=True):
-        expected = metrics.linear_probe(
-            dataset.train[5:50].reshape(45, -1),
-            labels[5:50],
-            dataset.test[:40].reshape(40, -1),
-            dataset.test_labels[:40],
-            kind=kind,
-        )
-        assert row["test_accuracy"] == expected.test_accuracy
+
+        def accuracy(c, v, truth, kind=kind):
+            train = dataset.train[5:50].reshape(45, -1), labels[5:50]
+            v = v.reshape(len(v), -1)
+            probe = metrics.linear_probe(*train, v, truth, kind=kind, inverse_regularization=c)
+            return probe.test_accuracy
+
+        c = row["inverse_regularization"]
+        found = accuracy(c, dataset.test[:40], dataset.test_labels[:40])
+        assert row["test_accuracy"] == found
+        rows_of_validation = image_evaluation.choose_rows(KEY, 60, 40)
+        validation = [
+            accuracy(
+                each,
+                dataset.validation[rows_of_validation],
+                dataset.validation_labels[rows_of_validation],
+            )
+            for each in grid
+        ]
+        chosen = grid.index(c)
+        assert (np.diff(validation[: chosen + 1]) > 0).all()
+        assert chosen == 3 or validation[chosen + 1] <= validation[chosen]
         assert (row["num_train"], row["num_test"], row["num_features"]) == (45, 40, 64)
     assert rows[2]["test_accuracy"] != rows[3]["test_accuracy"]
     for latent, pixels in zip(rows[:2], rows[2:], strict=True):
@@ -299,7 +322,7 @@ def test_latents_are_probed_beside_pixels():
 
 def test_posterior_fisher_divergence_of_a_shifted_posterior():
     v = np.random.default_rng(0).normal(size=(130, 7)).astype(np.float32)
-    found = image_evaluation.posterior_fisher_divergence(gaussian_model(offset=0.3), KEY, v)
+    found = image_latents.posterior_fisher_divergence(gaussian_model(offset=0.3), KEY, v)
     assert found == pytest.approx(0.5 * 7 * 0.3**2, rel=1e-5)
 
 
@@ -307,10 +330,10 @@ def test_embedding_keeps_clusters_together():
     rng = np.random.default_rng(0)
     codes = np.arange(60) % 3
     points = rng.normal(size=(60, 5)) + 30 * np.eye(3, 5)[codes]
-    positions = image_evaluation.embed(points.astype(np.float32), seed=0)
+    positions = image_latents.embed(points.astype(np.float32), seed=0)
     nearest = metrics.nearest_neighbors(positions, positions, k=2).indices[:, 1]
     np.testing.assert_array_equal(codes[nearest], codes)
-    same = image_evaluation.embed(points.astype(np.float32), seed=0)
+    same = image_latents.embed(points.astype(np.float32), seed=0)
     np.testing.assert_array_equal(positions, same)
 
 
@@ -338,7 +361,7 @@ def test_scores_of_an_rbm_are_exact():
     np.testing.assert_allclose(found["log p(v) + log Z"], expected, rtol=1e-4)
     score = (p["visible_bias"] - v) / sigma**2 + 1 / (1 + np.exp(-logits)) @ p["weights"].T
     np.testing.assert_allclose(found["-‖∇ log p(v)‖"], -np.linalg.norm(score, axis=1), rtol=1e-4)
-    divergence = image_evaluation.posterior_fisher_divergence
+    divergence = image_latents.posterior_fisher_divergence
     assert divergence(Model(experiment, theta, None), KEY, v) is None
 
 
