@@ -85,6 +85,7 @@ def main() -> None:
         name: image_outliers.read_images(pathlib.Path(name), experiment.dataset)
         for name in _OTHER_IMAGES.value
     }
+    own = features.load_extractor(_EXTRACTOR.value) if _EXTRACTOR.value else None
     samples = None if _NUM_SAMPLES.value else image_evaluation.stored_samples(run / "samples.npz")
     config = {flag.name: flag.value for flag in _SETTINGS} | {
         "run": json.loads(experiment.config.to_json()),
@@ -104,7 +105,7 @@ def main() -> None:
         "step": int(state.step),
         "parameters": "moving average" if experiment.config.evaluation.use_ema else "last",
         "data": experiment.dataset.name,
-        **_judge(model, samples, others, out),
+        **_judge(model, own, samples, others, out),
     }
     _write(out / "image_evaluation.json", figures)
     print(judge_report.text(figures))
@@ -124,7 +125,7 @@ def _check_data(experiment: Experiment) -> None:
         )
 
 
-def _judge(model: Model, samples, others, out: pathlib.Path) -> dict[str, Any]:
+def _judge(model: Model, extract, samples, others, out: pathlib.Path) -> dict[str, Any]:
     dataset, progress = model.experiment.dataset, _PROGRESS.value
     names = ("draw", "compare", "neighbors", "fisher", "corrupt", "detect", "test", "train")
     keys = jax.random.split(jax.random.key(_SEED.value), len(names))
@@ -133,7 +134,9 @@ def _judge(model: Model, samples, others, out: pathlib.Path) -> dict[str, Any]:
     train_rows = image_evaluation.choose_rows(key["train"], len(dataset.train), _NUM_TRAIN.value)
     test = image_evaluation.examples(dataset, "test", test_rows)
     cell = partial(_cell, out)
-    extract = _extractor(dataset, out)
+    if extract is None:
+        path = _CLASSIFIER.value or out / "classifier.npz"
+        extract = features.classifier_extractor(dataset, path, seed=_SEED.value, progress=progress)
     source = f"{_WORKDIR.value}/samples.npz"
     if samples is None:
         samples, source = _drawn(model, key["draw"], out), f"drawn with seed {_SEED.value}"
@@ -176,13 +179,6 @@ def _judge(model: Model, samples, others, out: pathlib.Path) -> dict[str, Any]:
         "posterior_fisher_divergence": fisher,
         "other_images": detection,
     }
-
-
-def _extractor(dataset, out: pathlib.Path) -> features.Extractor:
-    if _EXTRACTOR.value:
-        return features.load_extractor(_EXTRACTOR.value)
-    path = _CLASSIFIER.value or out / "classifier.npz"
-    return features.classifier_extractor(dataset, path, seed=_SEED.value, progress=_PROGRESS.value)
 
 
 def _drawn(model: Model, key, out: pathlib.Path) -> dict[str, np.ndarray]:

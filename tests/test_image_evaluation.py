@@ -573,3 +573,11 @@ def test_judge(run, classifier_file, tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "seed is 0 there, 1 here" in done.stderr
+
+
+def test_judge_leaves_nothing_behind_a_wrong_flag(run):
+    done = run_binary("judge", {"workdir": run, "num_samples": 4, "extractor": "inception"})
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: extractor must be 'path/to/file.py:function'")
+    assert done.stderr.count("\n") == 1
+    assert not (run / "judge").exists()
