@@ -1,0 +1,181 @@
+"""How good the samples of a trained model of images are."""
+
+import pathlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import sampling
+from experiments.builders import Experiment
+from jbism import data, metrics
+
+_BATCH = 100  # examples a dispatch
+_SHOWN, _NEIGHBORS = 10, 6  # samples in the picture of neighbours, and neighbours of each
+_MAX_VALUES = 250_000_000  # of the training images among which neighbours are sought
+
+
+class Model(NamedTuple):
+    """A trained model and its data."""
+
+    experiment: Experiment
+    theta: Any
+    phi: Any
+
+    def map(self, function: Callable[..., Any], *arrays: Any) -> Any:
+        """Returns what ``function`` returns of single examples, as NumPy arrays [n, ...]."""
+        mapped, size = jax.jit(jax.vmap(function)), min(_BATCH, len(arrays[0]))
+        parts = []
+        for start in range(0, len(arrays[0]), size):
+            batch = [x[start : start + size] for x in arrays]
+            rows = np.arange(size).clip(max=len(batch[0]) - 1)  # the last batch is filled up
+            parts.append(jax.device_get(mapped(*(x[rows] for x in batch))))
+        return jax.tree.map(lambda *x: np.concatenate(x)[: len(arrays[0])], *parts)
+
+
+def choose_rows(key: jax.Array, num: int, most: int) -> np.ndarray:
+    """Returns all of ``num`` rows, or ``most`` of them at random, in order."""
+    if num <= most:
+        return np.arange(num)
+    return np.sort(np.asarray(jax.random.permutation(key, num)[:most]))
+
+
+def examples(dataset: data.Dataset, split: str, rows: Any = slice(None)) -> np.ndarray:
+    """Returns examples [n, *event] of a split as floats."""
+    images = dataset.images(getattr(dataset, split)[rows])
+    return np.asarray(images, np.float32).reshape(len(images), *dataset.event_shape)
+
+
+def stored_samples(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the samples of a ``samples.npz``, by title.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if the file does not hold samples.
+    """
+    try:
+        with np.load(path) as file:
+            return {str(title): file[f"panel_{i}"] for i, title in enumerate(file["titles"])}
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path}: no such file; give num_samples to draw samples anew"
+        ) from None
+    except Exception as error:
+        raise ValueError(f"{path}: holds no samples: {error}") from error
+
+
+def store_samples(path: pathlib.Path, samples: dict[str, np.ndarray]) -> None:
+    """Writes a file for `stored_samples`, whole or not at all."""
+    arrays: dict[str, Any] = {f"panel_{i}": x for i, x in enumerate(samples.values())}
+    temporary = path.with_name(f".{path.name}.tmp.npz")
+    np.savez_compressed(temporary, titles=np.array(list(samples)), **arrays)
+    temporary.replace(path)
+
+
+def draw_samples(
+    model: Model,
+    key: jax.Array,
+    *,
+    num_samples: int,
+    batch_size: int,
+    folder: pathlib.Path,
+    progress: bool = True,
+) -> dict[str, np.ndarray]:
+    """Draws samples by the config's sampler, a batch at a time, by title.
+
+    Where the sampler starts from training examples, each sample has its own, chosen at random.
+    Finished batches are kept in ``folder`` and, with the same arguments, not drawn again.
+    """
+    dataset = model.experiment.dataset
+    key_rows, key_batches = jax.random.split(key)
+    order = np.asarray(jax.random.permutation(key_rows, len(dataset.train)))
+    batches = []
+    for i, start in enumerate(range(0, num_samples, batch_size)):
+        path, size = folder / f"samples_{i}.npz", min(batch_size, num_samples - start)
+        if not path.exists():
+            rows: Any = slice(None)
+            if model.experiment.config.sampling.name == "langevin":
+                rows = order[np.arange(start, start + size) % len(order)]
+            drawn = sampling.draw(
+                replace(model.experiment, dataset=_for_sampling(dataset, rows)),
+                model.theta,
+                model.phi,
+                jax.random.fold_in(key_batches, i),
+                num_samples=size,
+                progress=progress,
+            )
+            store_samples(path, drawn.panels)
+        batches.append(stored_samples(path))
+    return {title: np.concatenate([panels[title] for panels in batches]) for title in batches[0]}
+
+
+def _for_sampling(dataset, rows):
+    """Returns the data a sampler starts from, with one image to reconstruct: it cannot do none."""
+    labels = dict.fromkeys(("train_labels", "validation_labels", "test_labels"))
+    one = examples(dataset, "test", slice(1))
+    train = examples(dataset, "train", rows)
+    return replace(dataset, train=train, validation=one, test=one, **labels)
+
+
+def compare_samples(
+    samples: dict[str, np.ndarray],
+    dataset: data.Dataset,
+    extract: Callable[[np.ndarray], np.ndarray],
+    key: jax.Array,
+    *,
+    test: np.ndarray,
+) -> list[dict[str, Any]]:
+    """Compares samples with test images by the distances of their features.
+
+    The last row compares training images with the same test images. It is the floor: what samples
+    of the data's own distribution, as many as there are of the model, would get.
+    """
+    key_rows, *keys = jax.random.split(key, 2 + len(samples))
+    num = min(max(map(len, samples.values())), len(dataset.train))
+    train = examples(dataset, "train", choose_rows(key_rows, len(dataset.train), num))
+    reference = extract(dataset.images(test))
+    rows = []
+    for own, (title, v) in zip(keys, {**samples, "training images": train}.items(), strict=True):
+        if len(v) < 4 or not np.isfinite(v).all():
+            raise ValueError(
+                f"samples: {title!r} must be 4 or more and finite, got {len(v)}, "
+                f"{np.sum(~np.isfinite(v).reshape(len(v), -1).all(1))} of them with NaN or Inf"
+            )
+        features = extract(dataset.images(v))
+        kernel = metrics.kernel_distance(own, features, reference)
+        rows.append(
+            {
+                "images": title,
+                "num_images": len(v),
+                "num_test_images": len(test),
+                "frechet_distance": metrics.frechet_distance_of_features(features, reference),
+                "kernel_distance": kernel.mean,
+                "kernel_distance_standard_deviation": kernel.standard_deviation,
+                "kernel_distance_standard_error": kernel.standard_error,
+            }
+        )
+    return rows
+
+
+def nearest_training_images(
+    samples: dict[str, np.ndarray], dataset: data.Dataset, key: jax.Array
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns the first samples of each kind as images, and the training images nearest to each.
+
+    They are sought among all training images, or as many as memory allows, as the titles say.
+    """
+    rows = choose_rows(key, len(dataset.train), _MAX_VALUES // dataset.train[0].size)
+    train = examples(dataset, "train", rows)
+    panels = {}
+    for title, v in samples.items():
+        images = dataset.images(v[:_SHOWN])
+        found = metrics.nearest_neighbors(
+            images.reshape(len(images), -1),
+            train.reshape(len(train), -1),
+            k=min(_NEIGHBORS, len(train)),
+        ).indices
+        nearest = dataset.images(train[found.ravel()]).reshape(*found.shape, *images.shape[1:])
+        panels[f"{title}, and the nearest of {len(train):,} training images"] = images, nearest
+    return panels
