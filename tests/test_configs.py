@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import importlib
 import json
 import math
 import re
@@ -11,10 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jbism.data
 import jbism.data._toy
+from experiments import parts
 from experiments.builders import build, load_config
 from experiments.configs import base
 from experiments.validation import ConfigError, validate
+from tests import oracles
 from tests.configs import DEEP, TINY, TINY_DEEP, make_config
 
 # What a config builds
@@ -37,6 +41,59 @@ def test_every_config_builds_a_step_that_keeps_the_state(name, request):
     assert {"loss", "grad_norm", "lower_loss", "score_norm"} <= set(metrics)
 
 
+IMAGE_SETS = {"mnist": (32, 1), "fashion_mnist": (32, 1), "cifar10": (32, 3), "celeba": (32, 3)}
+
+
+@pytest.mark.parametrize("name", IMAGE_SETS)
+def test_deep_image_configs(name, monkeypatch):
+    """Small ones build and take a step's shape; published ones have the published networks."""
+    side, channels = IMAGE_SETS[name]
+    shape = (60, side, side, channels)
+    pixels = np.arange(np.prod(shape)).astype(np.uint8).reshape(shape)
+    splits = dict.fromkeys(("train", "validation", "test"), pixels)
+    dataset = jbism.data.Dataset(name, image_shape=(side, side, channels), **splits)
+    given = {}
+
+    def load(loaded, **options):
+        given[loaded] = options
+        return dataset
+
+    monkeypatch.setattr(jbism.data, "load", load)
+    get_config = importlib.import_module(f"experiments.configs.{name}_deep").get_config
+    small = get_config("small")
+    assert small.name == f"{name}_deep"
+    for method in ("bism", "vages"):
+        small.method.name = method
+        experiment = build(small)
+        state = experiment.initial_state
+        v = jnp.asarray(experiment.dataset.examples("train", slice(small.train.batch_size)))
+        after, _ = jax.eval_shape(experiment.step, state, v)
+        assert jax.tree.map(jnp.shape, after.theta) == jax.tree.map(jnp.shape, state.theta)
+    assert "num_test" not in given[name]
+    assert given[name]["data_dir"] is None
+    published = get_config()
+    energy, num_latents = parts.build_energy(published.energy)
+    theta = jax.eval_shape(energy.init, jax.random.key(0), v[0], jnp.zeros(num_latents))
+    count = sum(leaf.size for leaf in jax.tree.leaves(theta))
+    # The published code's energies have as many.
+    assert round(count / 1e6, 1) == (9.9 if channels == 1 else 63.9)
+    with pytest.raises(ValueError, match=r"WIDTH of .*, got 'large'"):
+        get_config("large")
+
+
+def test_convolutions_of_a_step_without_loops_are_those_of_xla():
+    """The same function of the same parameters, with no shifted copies."""
+    alone = {"train.steps_per_call": 1, "train.unroll_lower": 0, "log.log_every": 1}
+    alone |= {"log.checkpoint_every": 1}
+    looped, straight = (build(options_config(IMAGES | x)) for x in ({}, alone))
+    v = jnp.asarray(straight.dataset.train[:16])
+    programs = [str(jax.make_jaxpr(x.step)(x.initial_state, v)) for x in (looped, straight)]
+    assert ["conv_general_dilated" in program for program in programs] == [False, True]
+    assert looped.energy == straight.energy
+    after = [jax.jit(x.step)(x.initial_state, v)[0].theta for x in (looped, straight)]
+    assert oracles.tree_distance(*after) < 1e-4
+
+
 VAGES = {"method.name": "vages"}
 REFINED = VAGES | {"method.vages.refinement.num_steps": 2}
 KSD = {"objective.name": "ksd"}
@@ -52,6 +109,14 @@ METHODS = (
 )
 CD = {"method.name": "contrastive"}
 PCD = CD | {"method.contrastive.persistent": True}
+IMAGES = DEEP | {
+    "data.name": "digits",
+    "energy.deep_eblvm.trunk.name": "residual_conv",
+    "energy.deep_eblvm.trunk.residual_conv.channels": 2,
+    "energy.deep_eblvm.trunk.residual_conv.blocks_per_level": 1,
+    "posterior.gaussian.trunk.name": "conv_encoder",
+    "posterior.gaussian.trunk.conv_encoder.features": (2, 2),
+}
 OPTIONS = [
     # (key, another value, what has to be chosen for the key to matter)
     ("seed", 1, {}),
@@ -68,6 +133,33 @@ OPTIONS = [
     ("energy.deep_eblvm.trunk.mlp.features", (8, 8), DEEP),
     ("energy.deep_eblvm.trunk.mlp.activation", "silu", DEEP),
     ("energy.deep_eblvm.trunk.mlp.residual", True, DEEP),
+    ("energy.deep_eblvm.trunk.mlp.dtype", "bfloat16", DEEP),
+    ("energy.deep_eblvm.coupling_bias", True, DEEP),
+    *(
+        (f"energy.deep_eblvm.trunk.residual_conv.{key}", value, IMAGES)
+        for key, value in {
+            "channels": 3,
+            "blocks_per_level": 2,
+            "levels": 2,
+            "variant": "published",
+            "activation": "tanh",
+            "implementation": "lax",
+            "dtype": "bfloat16",
+        }.items()
+    ),
+    *(
+        (f"posterior.gaussian.trunk.conv_encoder.{key}", value, IMAGES)
+        for key, value in {
+            "features": (2, 3),
+            "strides": (2, 2),
+            "activation": "leaky_relu",
+            "implementation": "lax",
+            "dtype": "bfloat16",
+        }.items()
+    ),
+    ("train.flip", True, IMAGES),
+    ("theta_optimizer.clip_norm", 0.5, {}),
+    ("phi_optimizer.clip_norm", 0.5, {}),
     ("posterior.bernoulli.temperature", 0.2, {}),
     ("posterior.bernoulli.trunk.name", "mlp", {}),
     ("posterior.gaussian.covariance", "full", DEEP),

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jbism import networks
+from jbism import energies, networks
 from tests import oracles
 
 IMPLEMENTATIONS = ("lax", "shifted")
@@ -178,3 +178,39 @@ def test_residual_mlp_adds_its_input_where_widths_agree(x64):
 def test_bad_input_names_the_argument(net, shape, match):
     with pytest.raises(ValueError, match=match):
         jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [
+        (networks.ResidualConvNet(channels=8, levels=2), (16, 16, 1)),
+        (networks.ResidualConvNet(channels=8, levels=2, variant="published"), (16, 16, 1)),
+        (networks.ConvEncoder(features=(16, 16)), (16, 16, 1)),
+        (networks.MLP(features=(64, 64), residual=True), (20,)),
+    ],
+)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_bfloat16_trunks_keep_their_error_budget(net, shape, implementation):
+    """Energy within 1 %, its score within 3 %, parameters and what goes in and out float32."""
+    if hasattr(net, "implementation"):
+        net = net.clone(implementation=implementation)
+    elif implementation == "lax":
+        pytest.skip("has no convolutions")
+    v = jax.random.normal(jax.random.key(0), shape)
+    h = jax.random.normal(jax.random.key(1), (5,))
+    model = energies.DeepEBLVM(num_latents=5, trunk=net)
+    theta = model.init(jax.random.key(2), v, h)
+    found = {}
+    for dtype in (None, jnp.bfloat16):
+        model = energies.DeepEBLVM(num_latents=5, trunk=net.clone(dtype=dtype))
+        assert jax.tree.map(jnp.shape, model.init(jax.random.key(2), v, h)) == jax.tree.map(
+            jnp.shape, theta
+        )
+        trunk = net.clone(dtype=dtype)
+        assert trunk.init_with_output(jax.random.key(3), v)[0].dtype == v.dtype
+        found[dtype] = jax.value_and_grad(model.apply, 1)(theta, v, h)
+    (energy, score), (short_energy, short_score) = found[None], found[jnp.bfloat16]
+    assert short_energy.dtype == short_score.dtype == jnp.float32
+    errors = abs(short_energy / energy - 1), oracles.tree_distance(score, short_score)
+    assert 0 < errors[0] < 0.01
+    assert 1e-4 < errors[1] < 0.03

@@ -13,6 +13,7 @@ from jbism.training import (
     create_state,
     train_steps,
 )
+from tests import oracles
 
 SGD = {"theta_optimizer": optax.sgd(0.1), "phi_optimizer": optax.sgd(0.5)}
 
@@ -173,3 +174,25 @@ def test_chains_survive_a_resumption_to_the_bit(tmp_path):
 def test_bad_chains_and_levels_are_named(change, chains, error, match):
     with pytest.raises(error, match=match):
         contrastive(**change)(chained_state(chains), jnp.ones((5, 1)))
+
+
+def test_steps_over_pixels_in_memory_and_in_batches():
+    """uint8 data are floats in [0, 1] where a step sees them, however they come."""
+    data = np.arange(0, 240, 5, dtype=np.uint8).reshape(12, 4)
+    rows = np.array([[0, 3], [11, 2], [5, 5]])
+    state = create_state(jax.random.key(0), jnp.float32(0.0), jnp.float32(0.0), **SGD)
+
+    def copy():
+        return jax.tree.map(jnp.copy, state)
+
+    step = build(lower_loss=lambda theta, phi, key, v: jnp.mean((v - phi) ** 2))
+    floats = train_steps(step, data.astype(np.float32) / 255)(copy(), rows)
+    pixels = train_steps(step, data)(copy(), rows)
+    batches = train_steps(step)(copy(), data[rows])
+    for other in (pixels, batches):
+        assert oracles.tree_distance(other[0].phi, floats[0].phi) < 1e-7
+        np.testing.assert_allclose(other[1]["lower_loss"], floats[1]["lower_loss"], rtol=1e-6)
+    with pytest.raises(TypeError, match="data must have a floating dtype, got int32"):
+        train_steps(step, data.astype(np.int32))
+    with pytest.raises(ValueError, match="data must have a non-empty leading batch axis"):
+        train_steps(step, data[:0])

@@ -1,6 +1,6 @@
 """Parameters of other implementations: reads what the papers' PyTorch code saved.
 
-``import jbism.interop``; only reading a file needs PyTorch, the extra ``jbism[torch]``.
+Only reading a file needs PyTorch, the extra ``jbism[torch]``.
 """
 
 from jbism.interop._deep_eblvm import from_published_deep_eblvm
