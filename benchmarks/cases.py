@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -184,11 +185,19 @@ def build_rbm(
 
 def _deep(name, *, published_ms, num_particles=None):
     def build():
+        # The published networks; a lone step has no loops, where XLA's own convolutions are fast.
         energy = energies.DeepEBLVM(
             num_latents=50,
-            trunk=networks.ResidualConvNet(channels=64, blocks_per_level=2, levels=3),
+            trunk=networks.ResidualConvNet(
+                channels=64, blocks_per_level=2, variant="published", implementation="lax"
+            ),
+            num_features=4_096,
+            coupling_bias=True,
         )
-        posterior = posteriors.Gaussian(num_latents=50, trunk=networks.ConvEncoder((32, 64)))
+        encoder = networks.ConvEncoder(
+            (64, 128, 256), activation=nn.leaky_relu, strides=(2, 2, 2), implementation="lax"
+        )
+        posterior = posteriors.Gaussian(num_latents=50, trunk=encoder)
         step = _step(
             energy,
             posterior,
@@ -196,6 +205,7 @@ def _deep(name, *, published_ms, num_particles=None):
             hypergradient=None,
             objective=losses.MDSM(0.1, 3.0, 0.1, spacing="geometric"),
             divergence=divergences.Fisher(),
+            unroll_lower=True,
         )
         data = jax.random.uniform(jax.random.key(0), (64, 32, 32, 1))
         return step, _state(energy, posterior, data[0], 50), data
