@@ -84,7 +84,8 @@ def _compare():
     )
     rows: list[dict[str, Any]] = []
     pictures: dict[str, dict[str, np.ndarray]] = {}
-    runs = f"{_SEEDS.value} seeds" + (f" at {len(points)} points" if _GRID.value else "")
+    runs = f"{_SEEDS.value} seed" + "s" * (_SEEDS.value > 1)
+    runs += f" at {len(points)} points" * bool(_GRID.value)
     programs = len(split_static(points))
     with tqdm(
         total=len(names) * programs * config.train.num_steps,
