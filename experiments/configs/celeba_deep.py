@@ -1,21 +1,11 @@
-"""Deep EBLVM on CelebA, 32x32 (Bao et al., 2020); --config.data.dir names its folder."""
+"""Deep EBLVM on CelebA, 32x32, as on CIFAR-10; --config.data.dir names its folder."""
 
-from experiments.configs import _images
+from experiments.configs import cifar10_deep
 
 
 def get_config(width="published"):
-    """Returns the published settings, or with ``:small`` after the file's name smaller ones."""
-    config = _images.deep_eblvm(
-        "celeba",
-        width=width,
-        channels=128,
-        blocks=3,
-        learning_rate=5e-5,
-        steps=300_000,
-    )
-    config.objective.mdsm.sigma_min = 0.05
-    config.objective.mdsm.sigma_max = 1.2
-    config.objective.mdsm.spacing = "linear"
+    """Returns the settings of CIFAR-10, or with ``:small`` after the file's name smaller ones."""
+    config = cifar10_deep.get_config(width)
+    config.name, config.data.name = "celeba_deep", "celeba"
     config.data.celeba.size = 32
-    config.train.flip = True
     return config

@@ -1,19 +1,10 @@
-"""Deep EBLVM on Fashion-MNIST, 32x32 (Bao et al., 2020); --config.data.dir names its folder."""
+"""Deep EBLVM on Fashion-MNIST, 32x32, as on MNIST; --config.data.dir names its folder."""
 
-from experiments.configs import _images
+from experiments.configs import mnist_deep
 
 
 def get_config(width="published"):
-    """Returns the published settings, or with ``:small`` after the file's name smaller ones."""
-    config = _images.deep_eblvm(
-        "fashion_mnist",
-        width=width,
-        channels=64,
-        blocks=2,
-        learning_rate=1e-4,
-        steps=100_000,
-    )
-    config.objective.mdsm.sigma_min = 0.1
-    config.objective.mdsm.sigma_max = 3.0
-    config.objective.mdsm.spacing = "geometric"
+    """Returns the settings of MNIST, or with ``:small`` after the file's name smaller ones."""
+    config = mnist_deep.get_config(width)
+    config.name, config.data.name = "fashion_mnist_deep", "fashion_mnist"
     return config
