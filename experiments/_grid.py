@@ -23,13 +23,20 @@ class Grid:
 
     workdir: pathlib.Path
 
+    def has(self, name: str) -> bool:
+        """Whether a cell's result is stored."""
+        return (self.workdir / "cells" / f"{name}.json").exists()
+
     def cell(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Returns a cell's stored result, computed if there is none."""
         path = self.workdir / "cells" / f"{name}.json"
-        if not path.exists():
+        if not self.has(name):
             path.parent.mkdir(exist_ok=True)
             self._write(path, compute())
-        return json.loads(path.read_text())
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise unreadable(path, error) from error
 
     def write_table(self, table: dict[str, Any]) -> None:
         """Writes ``table.json``."""
@@ -39,6 +46,14 @@ class Grid:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
         temporary.replace(path)
+
+
+def unreadable(path: pathlib.Path, reason: object) -> ValueError:
+    """Returns the error of a damaged result, with what to do."""
+    return ValueError(
+        f"{path} cannot be read ({reason}): remove the files {path.stem}.* beside it, which are "
+        "then computed again, or start over by --overwrite"
+    )
 
 
 def open_grid(config: dict[str, Any], *, outputs: Sequence[str], may_differ: Sequence[str]) -> Grid:

@@ -15,12 +15,13 @@ best mean validation log-likelihood at the last step.
 
 Writes to the work directory: config.json, cells/ (one a method), table.md, table.json, curves.png
 and densities.png of 2-D data, samples.png of images. Run again, the same command does the methods
-that are missing, so --methods may grow; --overwrite starts over.
+that are missing, and the table holds those of earlier commands too; --overwrite starts over.
 """
 
 import json
 import os
 import tempfile
+import zipfile
 from functools import partial
 from typing import Any
 
@@ -31,7 +32,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from experiments import _grid, _main, compare_model, compare_report
-from experiments.compare_methods import METHODS, check_methods, method_config, select
+from experiments.compare_methods import METHODS, method_config, select
 from experiments.hyperparameters import parse_grid, split_static
 from jbism import plotting
 
@@ -40,7 +41,9 @@ flags.adopt_module_key_flags(_grid)
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, such as experiments/configs/checkerboard_rbm.py."
 )
-_METHODS = flags.DEFINE_list("methods", ["all"], f"Which: all, or of {', '.join(METHODS)}.")
+_METHODS = flags.DEFINE_list(
+    "methods", ["all"], f"Which: all that fit the config, or of {', '.join(METHODS)}."
+)
 _SEEDS = flags.DEFINE_integer("seeds", 10, "Seeds a method.", lower_bound=1)
 _GRID = flags.DEFINE_multi_string(
     "grid", [], "KEY=VALUE,VALUE,... of a config key; may be given several times."
@@ -65,11 +68,13 @@ def main() -> None:
 
 
 def _compare():
-    config, names = _CONFIG.value, select(_METHODS.value)
+    config = _CONFIG.value
     if _NUM_STEPS.value is not None:
         config.train.num_steps = _NUM_STEPS.value
     points = parse_grid(_GRID.value, config)
-    check_methods(config, names, points)
+    names, refused = select(config, _METHODS.value, points)
+    for name, reason in refused.items():
+        print(f"left out, since the config does not fit: {name}: {reason}", flush=True)
     settings: dict[str, Any] = {
         "methods": names,
         "seeds": _SEEDS.value,
@@ -82,6 +87,8 @@ def _compare():
         outputs=("table.md", "curves.png", "densities.png", "samples.png"),
         may_differ=("methods", "model.data.dir", "model.log"),
     )
+    # Methods of earlier commands stay in the table.
+    names = [name for name in METHODS if name in names or grid.has(name)]
     rows: list[dict[str, Any]] = []
     pictures: dict[str, dict[str, np.ndarray]] = {}
     runs = f"{_SEEDS.value} seed" + "s" * (_SEEDS.value > 1)
@@ -97,6 +104,8 @@ def _compare():
             arrays = grid.workdir / "cells" / f"{name}.npz"
             cell = grid.cell(name, partial(_run_cell, config, name, points, arrays, bar.update))
             bar.update((i + 1) * programs * config.train.num_steps - bar.n)
+            if len(cell.get("points", [])) != len(points):
+                raise _grid.unreadable(arrays.with_suffix(".json"), "not a cell of this grid")
             rows += compare_report.rows(name, points, cell["points"])
             pictures |= _pictures(arrays, [row["method"] for row in rows[-len(points) :]])
     grid.write_table({"config": settings, "rows": rows})
@@ -129,10 +138,13 @@ def _run_cell(config, name, points, arrays_path, advanced):
 def _pictures(path, labels):
     """Returns by label the arrays that a cell has stored."""
     pictures: dict[str, dict[str, np.ndarray]] = {label: {} for label in labels}
-    with np.load(path) as stored:
-        for name, array in stored.items():
-            i, _, key = name.partition("/")
-            pictures[labels[int(i)]][key] = array
+    try:
+        with np.load(path) as stored:
+            for name, array in stored.items():
+                i, _, key = name.partition("/")
+                pictures[labels[int(i)]][key] = array
+    except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
+        raise _grid.unreadable(path, error) from error
     return pictures
 
 

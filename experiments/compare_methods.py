@@ -51,18 +51,51 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def select(names: Sequence[str]) -> list[str]:
-    """Returns the methods of a ``--methods`` flag, each once; ``all`` stands for all.
+def select(
+    config: ConfigDict, names: Sequence[str], points: Sequence[Point] = ({},)
+) -> tuple[list[str], dict[str, str]]:
+    """Returns the methods of a ``--methods`` flag, each once; ``all`` stands for all that fit.
+
+    Args:
+      config: the config that each method's keys are set in.
+      names: the flag's.
+      points: the grid's; a method fits if it does at every point.
+
+    Returns:
+      The methods, and of those that ``all`` leaves out what each runs into.
 
     Raises:
       ValueError: if there is none, or one is unknown.
+      ConfigError: if one that is named does not fit, or none does, or the config cannot be used.
     """
     known = ["all", *METHODS]
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         given = ", ".join(map(repr, unknown)) or "none"
         raise ValueError(f"--methods must be of {', '.join(known)}; got {given}")
-    return list(METHODS) if "all" in names else list(dict.fromkeys(names))
+    named = list(METHODS) if "all" in names else list(dict.fromkeys(names))
+    validate(config)
+    refused = {}
+    for name in named:
+        try:
+            for point in points:
+                _check_point(config, name, point)
+        except ConfigError as error:
+            refused[name] = str(error)
+    fitting = [name for name in named if name not in refused]
+    if refused and not (fitting and "all" in names):
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise ConfigError(
+            f"--methods: the config does not fit {reasons}. Fitting: {','.join(fitting) or 'none'}"
+        )
+    return fitting, refused
+
+
+def _check_point(config, name, point):
+    own = [key for key in point if key in METHODS[name]]
+    if own:
+        raise ConfigError(f"--grid has {own[0]}, which this method sets itself")
+    build(config_at(method_config(config, name), point))
 
 
 def method_config(config: ConfigDict, name: str) -> ConfigDict:
@@ -70,36 +103,3 @@ def method_config(config: ConfigDict, name: str) -> ConfigDict:
     own = config.copy_and_resolve_references()
     own.update_from_flattened_dict(METHODS[name])
     return own
-
-
-def check_methods(
-    config: ConfigDict, names: Sequence[str], points: Sequence[Point] = ({},)
-) -> None:
-    """Raises unless every method fits the config, with what each that does not runs into.
-
-    Raises:
-      ConfigError: if one does not, at a point of the grid, the config itself cannot be used, or a
-        method sets a key of the grid itself.
-    """
-    validate(config)
-    refused = {}
-    for name in names:
-        for point in points:
-            try:
-                _check_point(config, name, point)
-            except ConfigError as error:
-                refused[name] = str(error)
-                break
-    if refused:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-        fitting = [name for name in names if name not in refused]
-        raise ConfigError(
-            f"--methods: the config does not fit {reasons}. Fitting: {', '.join(fitting) or 'none'}"
-        )
-
-
-def _check_point(config, name, point):
-    own = [key for key in point if key in METHODS[name]]
-    if own:
-        raise ConfigError(f"--grid has config.{own[0]}, which this method sets itself")
-    build(config_at(method_config(config, name), point))

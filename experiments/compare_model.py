@@ -68,10 +68,14 @@ def _measure(config, points, num_seeds, num_validations, advanced):
     )
     lost = trained.diverged > 0
     selected = selection.states
-    last = log_likelihoods(trained.experiments, trained.states, "test")
+    last, quality = log_likelihoods(trained.experiments, trained.states, "test")
+    # The last update of all, which no metric saw.
+    ended = ~lost & ~np.isfinite(last)
+    diverged = np.where(ended, config.train.num_steps, trained.diverged)
+    lost = lost | ended
     best = last
     if not np.array_equal(selected.step, trained.states.step):
-        best = log_likelihoods(trained.experiments, selected, "test")
+        best, _ = log_likelihoods(trained.experiments, selected, "test")
     arrays = [
         {} if lost[i] else _pictured(trained.experiments[i], run_state(trained.states, i))
         for i in range(0, len(lost), num_seeds)
@@ -92,14 +96,15 @@ def _measure(config, points, num_seeds, num_validations, advanced):
             "seeds": [experiment.config.seed for experiment in trained.experiments[runs]],
             "log_likelihood": _values(last[runs], gone),
             "log_likelihood_method": "exact" if _is_exact(trained.experiments[0]) else "AIS",
+            **{name: _values(values[runs], gone) for name, values in quality.items()},
             "best_log_likelihood": _values(best[runs], gone),
             "best_steps": [
                 None if x else int(step) for x, step in zip(gone, selected.step[runs], strict=True)
             ],
-            "diverged_at": [int(step) or None for step in trained.diverged[runs]],
+            "diverged_at": [int(step) or None for step in diverged[runs]],
             "validation_steps": selection.steps,
             "validation_log_likelihood": [
-                _values(values[runs], gone & (trained.diverged[runs] <= step))
+                _values(values[runs], gone & (diverged[runs] <= step))
                 for step, values in zip(selection.steps, selection.values, strict=True)
             ],
             **shared,
@@ -119,7 +124,7 @@ class _Selection:
         self.best: np.ndarray | None = None
 
     def update(self, step: int, experiments: list[Experiment], states: TrainState) -> None:
-        values = log_likelihoods(experiments, states, "validation")
+        values, _ = log_likelihoods(experiments, states, "validation")
         self.steps.append(step)
         self.values.append(values)
         if self.best is None:
@@ -135,8 +140,13 @@ class _Selection:
         self.states = jax.tree.map(choose, states, self.states)
 
 
-def log_likelihoods(experiments: list[Experiment], states: TrainState, split: str) -> np.ndarray:
+def log_likelihoods(
+    experiments: list[Experiment], states: TrainState, split: str
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Returns the mean log-likelihood of the seeds on their own ``test`` or ``validation`` set.
+
+    And, where it is estimated, ``ais_effective_sample_size`` and ``ais_half_width``, half the 95 %
+    interval of log Z in nats.
 
     By enumeration of log Z of all seeds at once, or seed by seed as `evaluation.evaluate`
     estimates it.
@@ -151,8 +161,8 @@ def log_likelihoods(experiments: list[Experiment], states: TrainState, split: st
         most = first.config.evaluation.num_examples
         v = np.stack([e.dataset.examples(split, slice(most)) for e in experiments])
         theta = first.evaluated_theta(states)
-        return np.asarray(_exact(theta, v, first.energy, first.num_latents), float)
-    values = []
+        return np.asarray(_exact(theta, v, first.energy, first.num_latents), float), {}
+    estimates = []
     for i, experiment in enumerate(experiments):
         dataset = experiment.dataset
         judged = replace(
@@ -167,8 +177,12 @@ def log_likelihoods(experiments: list[Experiment], states: TrainState, split: st
         # The key of the estimates that follow training.
         key = jax.random.split(experiment.report_key)[1]
         theta = judged.evaluated_theta(state)
-        values.append(evaluation.evaluate(judged, theta, state.phi, key)["log_likelihood"])
-    return np.array(values)
+        estimates.append(evaluation.evaluate(judged, theta, state.phi, key))
+    widths = [(x["log_partition_high"] - x["log_partition_low"]) / 2 for x in estimates]
+    return np.array([x["log_likelihood"] for x in estimates]), {
+        "ais_effective_sample_size": np.array([x["ais_effective_sample_size"] for x in estimates]),
+        "ais_half_width": np.array(widths),
+    }
 
 
 def _is_exact(experiment):
@@ -217,7 +231,7 @@ def _pictured(experiment, state):
         num_samples=experiment.config.sampling.num_samples,
         progress=False,
     )
-    panels = list(samples.panels.values())
+    titles, panels = list(samples.panels), list(samples.panels.values())
     train = experiment.dataset.examples("train")
     data = train[: experiment.config.sampling.num_samples]
     if experiment.dataset.image_shape is not None:
@@ -225,6 +239,7 @@ def _pictured(experiment, state):
         return {
             "data": experiment.dataset.images(data),
             "samples": experiment.dataset.images(panels[0]),
+            "kind": np.array(titles[0]),
         }
     margin = 0.25 * (train.max(0) - train.min(0))
     low, high = train.min(0) - margin, train.max(0) + margin

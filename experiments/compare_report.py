@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,11 @@ def rows(
     lines = [_row(name, point, cell) for point, cell in zip(points, cells, strict=True)]
     if len(lines) > 1:
         values = [_validation(line) for line in lines]
-        for i, line in enumerate(lines):
-            line["chosen"] = math.isfinite(max(values)) and i == int(np.argmax(values))
+        best = max(values)
+        # Of equals none: the grid does not matter to the method.
+        decided = math.isfinite(best) and values.count(best) == 1
+        for value, line in zip(values, lines, strict=True):
+            line["chosen"] = decided and value == best
     return lines
 
 
@@ -69,6 +73,9 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Formats the table, a line a method."""
     head = ["method", "last", "best by validation", "least", "most", "diverged"]
     head += ["ms a step a seed", "s", "CPU s"]
+    is_estimated = any("ais_half_width" in line for line in rows)
+    if is_estimated:
+        head += ["± of AIS", "least effective sample"]
     has_choice = any("chosen" in line for line in rows)
     if has_choice:
         head.append("chosen")
@@ -78,7 +85,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append(
             [
                 line["method"],
-                _with_error(line["mean"], line["standard_error"]),
+                _with_error(line["mean"], line["standard_error"]) or _end(line),
                 _with_error(line["best_mean"], line["best_standard_error"]),
                 f"{min(known):.3f}" if known else "",
                 f"{max(known):.3f}" if known else "",
@@ -86,6 +93,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
                 f"{line['milliseconds']:.3g}",
                 f"{line['seconds']:.0f}",
                 f"{line['cpu_seconds']:.0f}",
+                *(_ais_quality(line) if is_estimated else []),
                 *(["yes" if line.get("chosen") else ""] if has_choice else []),
             ]
         )
@@ -98,11 +106,26 @@ def _with_error(mean, error):
     return f"{mean:.3f}" if error is None else f"{mean:.3f} ± {error:.3f}"
 
 
+def _ais_quality(line):
+    """Half the widest interval of log Z, and the least effective sample size, of the seeds."""
+    widths, sizes = (
+        [x for x in line.get(name, []) if x is not None]
+        for name in ("ais_half_width", "ais_effective_sample_size")
+    )
+    return [f"{max(widths):.2g}" if widths else "", f"{min(sizes):.3g}" if sizes else ""]
+
+
+def _end(line):
+    """What a method without figures came to."""
+    steps = [step for step in line["diverged_at"] if step is not None]
+    return f"diverged at step {min(steps):,}" if steps else ""
+
+
 def draw_curves(rows: Sequence[Mapping[str, Any]], *, title: str) -> Figure:
     """Draws a panel a method: each seed's curve, their mean and range, and all means behind."""
     figure, panels = _panels(len(rows), height=2.5)
     legend = "line and band: mean and range of the seeds; grey: means of all; number: test, last"
-    figure.suptitle(f"{title}\n{legend}", fontsize="medium")
+    _title(figure, title, legend)
     curves = [_curve(line) for line in rows]
     low, high = _limits(curves)
     for axes, line, (steps, values) in zip(panels, rows, curves, strict=True):
@@ -115,7 +138,8 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], *, title: str) -> Figure:
         axes.set(ylim=(low, high), xlim=(0, steps[-1] * 1.03))
         axes.set_xticks([0, steps[-1] / 2, steps[-1]])
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.set_title(f"{line['method']}: {_with_error(line['mean'], None)}", fontsize="medium")
+        figures = _with_error(line["mean"], None) or _end(line)
+        axes.set_title(_wrapped(f"{line['method']}: {figures}"), fontsize="medium")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.label_outer()
@@ -130,8 +154,9 @@ def draw_samples(
     """Draws what each method's first seed has learned.
 
     Args:
-      pictures: by method, empty where there is no model: of images ``data`` and ``samples``; of
-        points ``bounds``, ``data``, ``samples`` and, where it is known, ``log_density``.
+      pictures: by method, empty where there is no model: of images ``data``, ``samples`` and
+        ``kind``, what they are; of points ``bounds``, ``data``, ``samples`` and, where it is known,
+        ``log_density``.
       title: text above.
 
     Returns:
@@ -143,7 +168,10 @@ def draw_samples(
     if "bounds" in next(iter(shown.values())):
         return {"densities.png": _draw_densities(shown, f"{title}: the first seed")}
     data = next(iter(shown.values()))["data"]
-    panels = {"data": data} | {name: arrays["samples"] for name, arrays in shown.items()}
+    panels = {f"{title}: data": data} | {
+        f"{name}, the first seed: {arrays['kind']}": arrays["samples"]
+        for name, arrays in shown.items()
+    }
     finite = {name: np.nan_to_num(x[:_NUM_IMAGES]) for name, x in panels.items()}
     return {"samples.png": plotting.image_panels(finite, columns=5, per_row=_COLUMNS)}
 
@@ -159,8 +187,8 @@ def _draw_densities(shown, title):
     peaks = [np.exp(x["log_density"]).max() for x in shown.values() if "log_density" in x]
     # Models of narrow peaks leave the others their colours.
     brightest = min(max(peaks), 1.5 * float(np.median(peaks))) if peaks else None
-    scale = "" if brightest is None else f" (one colour scale, brightest from {brightest:.2g})"
-    figure.suptitle(f"{title}; density of the model{scale} above its samples")
+    scale = "" if brightest is None else f" (colours from 0 to {brightest:.2g}, more is as bright)"
+    _title(figure, title, f"above: density of the model{scale}; below: its samples")
     for (above, below), (name, arrays) in zip(panels[1:], shown.items(), strict=True):
         if "log_density" in arrays and not np.isnan(arrays["log_density"]).any():
             above.imshow(
@@ -169,7 +197,7 @@ def _draw_densities(shown, title):
             above.set(xticks=[], yticks=[])
         else:
             above.set_axis_off()
-        above.set_title(name, fontsize="medium")
+        above.set_title(_wrapped(name), fontsize="medium")
         _scatter(below, arrays["samples"], bounds)
     return figure
 
@@ -188,13 +216,26 @@ def _panels(number, *, height, of_each=1):
 
     num_rows = -(-number // _COLUMNS)
     columns = -(-number // num_rows)
-    figure = Figure(figsize=(2.4 * columns + 0.6, height * num_rows + 0.6), layout="constrained")
+    size = 2.4 * columns + 0.6, height * num_rows + 0.6
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(num_rows * of_each, columns, squeeze=False)
     groups = grid.reshape(num_rows, of_each, columns).swapaxes(1, 2).reshape(-1, of_each)
     for axes in groups[number:].flat:
         axes.remove()
     used = groups[:number]
     return figure, used[:, 0] if of_each == 1 else used
+
+
+def _title(figure, *lines):
+    """Puts lines of text above all, wrapped to the figure's width."""
+    characters = int(12 * figure.get_figwidth())
+    wrapped = [part for line in lines for part in textwrap.wrap(line, characters)]
+    figure.suptitle("\n".join(wrapped), fontsize="medium")
+
+
+def _wrapped(text):
+    """Returns a panel's title in lines as long as the panel is wide."""
+    return "\n".join(textwrap.wrap(text, 26))
 
 
 def _curve(line):
@@ -220,8 +261,9 @@ def _limits(curves):
         return -1.0, 1.0
     high = every.max()
     ends = [x[np.isfinite(x)][-1] for x in means if np.isfinite(x).any()]
-    # The worst end, unless it is far out: it would flatten all others.
+    # The worst end, unless it is far out: it would flatten all others. And most of every curve.
     span = 3 * (high - np.median(ends)) or 1.0
-    low = max(min(ends), high - 2 * span)
+    begins = [x[np.isfinite(x)][len(x) // 5] for x in means if np.isfinite(x).sum() > len(x) // 5]
+    low = min(max(min(ends), high - 2 * span), float(np.median(begins)) if begins else high)
     margin = 0.08 * (high - low) or 0.1
     return low - margin, high + margin

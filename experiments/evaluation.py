@@ -55,6 +55,7 @@ def _rbm_log_likelihood(experiment, theta, phi, v, key):  # noqa: ARG001
         return {
             "log_likelihood": -mean_free_energy - log_partition,
             "log_likelihood_method": "exact, log Z by enumeration",
+            "log_partition": log_partition,
         }
     result = jax.jit(
         lambda key: likelihood.ais_gaussian_rbm(

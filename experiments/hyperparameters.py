@@ -14,6 +14,8 @@ from experiments.parts import build_optimizer
 
 Point = dict[str, Any]  # dotted config key -> value
 
+_OWN_FLAGS = {"seed": "--seeds", "train.num_steps": "--num_steps"}
+
 
 def parse_grid(texts: Sequence[str], config: ConfigDict) -> list[Point]:
     """Returns every combination of the values of texts ``KEY=VALUE,VALUE,...``; of none, one.
@@ -28,6 +30,10 @@ def parse_grid(texts: Sequence[str], config: ConfigDict) -> list[Point]:
         key, separator, listed = text.partition("=")
         if not (separator and key and listed):
             raise ValueError(f"--grid must be KEY=VALUE,VALUE,..., got {text!r}")
+        if key.startswith("config."):
+            raise ValueError(f"--grid must have keys without 'config.', got {text!r}")
+        if key in _OWN_FLAGS:
+            raise ValueError(f"--grid must not have {key}: use {_OWN_FLAGS[key]}")
         if key in values:
             raise ValueError(f"--grid must have each key once, got {key} twice")
         default = _value_at(known, key)
@@ -42,10 +48,7 @@ def _value_at(known, key):
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     if not isinstance(value, (bool, int, float, str)):
-        raise ValueError(
-            f"--grid: {key} is no number, string or switch of the config (keys are those of "
-            "--config.KEY)"
-        )
+        raise ValueError(f"--grid: {key} is no number, string or switch of the config")
     return value
 
 
@@ -77,14 +80,19 @@ def describe(point: Point) -> str:
 def split_static(points: Sequence[Point]) -> list[tuple[Point, list[Point]]]:
     """Returns the points in groups of one program each: (what the group shares, its own floats).
 
-    Floats may differ within a program. Integers, strings and switches decide shapes and branches.
+    Floats of training may differ within a program. Integers, strings and switches decide shapes and
+    branches, and a program has one energy and one posterior.
     """
     groups: dict[tuple, tuple[Point, list[Point]]] = {}
     for point in points:
-        static = {key: x for key, x in point.items() if not isinstance(x, float)}
-        own = {key: x for key, x in point.items() if isinstance(x, float)}
+        own = {key: x for key, x in point.items() if _may_be_mapped(key, x)}
+        static = {key: x for key, x in point.items() if key not in own}
         groups.setdefault(tuple(static.items()), (static, []))[1].append(own)
     return list(groups.values())
+
+
+def _may_be_mapped(key, value):
+    return isinstance(value, float) and key.partition(".")[0] not in ("energy", "posterior")
 
 
 def config_at(config: ConfigDict, point: Mapping[str, Any]) -> ConfigDict:
@@ -92,6 +100,8 @@ def config_at(config: ConfigDict, point: Mapping[str, Any]) -> ConfigDict:
     own = config.copy_and_resolve_references()
     with own.ignore_type():
         own.update_from_flattened_dict(dict(point))
+    if "train.steps_per_call" in point:  # whose multiples these have to be
+        own.log.log_every = own.log.checkpoint_every = own.train.steps_per_call
     return own
 
 

@@ -26,7 +26,7 @@ class Trained(NamedTuple):
     states: TrainState  # after the last step, leaves [runs, ...]
     diverged: np.ndarray  # [runs], the step of the first metric that is not finite, 0 if none
     compile_seconds: float
-    train_seconds: float  # all but compilation and what ``at_stop`` does
+    train_seconds: float  # of the compiled steps alone
 
 
 def build_runs(
@@ -72,7 +72,7 @@ def train_seeds(
     Args:
       config: the config of the first seed; the others count up from its ``seed``.
       num_seeds: seeds a point; there are R = len(points) · num_seeds runs.
-      points: values of config keys, floats, the same keys in each.
+      points: values of config keys, floats, the same keys in each; not of the energy or posterior.
       stops: steps, increasing, after which ``at_stop`` is called.
       at_stop: ``(step, experiments, states)``, states with leaves [R, ...], which it must not keep.
       advanced: called with the number of steps just done, for a progress bar.
@@ -115,16 +115,14 @@ def train_seeds(
     diverged = np.zeros(len(experiments), np.int64)
     begin = 0
     for end, is_stop in _calls(stops, last, config.train.steps_per_call):
-        start = time.perf_counter()
         chunks = [order.indices(begin, end - begin) for order in orders]
         indices = jax.device_put(np.stack(chunks, axis=1), by_step)
         if end - begin not in compiled:
-            compiling = time.perf_counter()
+            start = time.perf_counter()
             lowered = _lower(run, states, values, data, indices)
             compiled[end - begin] = lowered.compile(compiler_options=compiler_options)
-            spent = time.perf_counter() - compiling
-            seconds["compile"] += spent
-            start += spent
+            seconds["compile"] += time.perf_counter() - start
+        start = time.perf_counter()
         states, finite = compiled[end - begin](states, values, data, indices)
         first = _first_failure(np.asarray(finite))
         diverged = np.where((diverged == 0) & (first > 0), begin + first, diverged)

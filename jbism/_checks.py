@@ -30,6 +30,8 @@ def fraction(name: str, value: Any) -> float:
 def _bounded(name, value, accepts, expected):
     if isinstance(value, jax.core.Tracer):
         return scalar(name, value)
+    if isinstance(value, jax.Array) and value.ndim == 0:
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {expected}, got {value!r} of type {type(value).__name__}")
     if not (math.isfinite(value) and accepts(value)):

@@ -10,8 +10,8 @@ import pytest
 
 from experiments import compare_model, compare_report, evaluation, seeds
 from experiments.builders import build
-from experiments.compare_methods import METHODS, check_methods, method_config, select
-from experiments.hyperparameters import config_at, parse_grid, step_of
+from experiments.compare_methods import METHODS, method_config, select
+from experiments.hyperparameters import config_at, parse_grid, split_static, step_of
 from experiments.validation import ConfigError
 from jbism.training import fit, train_steps
 from tests import oracles
@@ -59,7 +59,7 @@ def test_run_resume_and_errors(tmp_path):
     assert first.returncode == 0, first.stderr
     cell = workdir / "cells" / "bidsm-first-order.json"
     before = cell.stat().st_mtime_ns
-    second = run(workdir, methods="pcd1,bidsm-first-order")
+    second = run(workdir, methods="pcd1")
     assert second.returncode == 0, second.stderr
     assert cell.stat().st_mtime_ns == before
     files = {path.name for path in workdir.iterdir()}
@@ -68,7 +68,8 @@ def test_run_resume_and_errors(tmp_path):
     text = (workdir / "table.md").read_text()
     assert text in second.stdout
     rows = json.loads((workdir / "table.json").read_text())["rows"]
-    assert [row["method"] for row in rows] == ["pcd1", "bidsm-first-order"]
+    assert [row["method"] for row in rows] == ["bidsm-first-order", "pcd1"]
+    rows.reverse()
     for row in rows:
         assert row["mean"] == pytest.approx(np.mean(row["log_likelihood"]))
         half = abs(np.subtract(*row["log_likelihood"])) / 2
@@ -92,6 +93,14 @@ def test_run_resume_and_errors(tmp_path):
     assert wrong.stderr.startswith("error: --methods must be of all, dsm, ssm,"), wrong.stderr
     assert wrong.stderr.endswith("; got 'foo'\n")
     assert not (tmp_path / "other").exists()
+    changed = run(workdir, methods="pcd1", seeds=3)
+    assert changed.returncode == 1
+    assert "seeds" in changed.stderr
+    cell.write_text("{")
+    damaged = run(workdir, methods="pcd1")
+    assert damaged.returncode == 1
+    assert damaged.stderr.startswith(f"error: {cell} cannot be read"), damaged.stderr
+    assert "--overwrite" in damaged.stderr
 
 
 def test_seeds_in_one_program_are_the_seeds_alone():
@@ -188,7 +197,9 @@ def test_grid_of_several_programs(tmp_path):
         (["train=3"], "--grid: train is no number"),
         (["train.batch_size=3.5"], "--grid: train.batch_size must be of type int, got '3.5'"),
         (["method.contrastive.persistent=1"], "must be of type bool, got '1'"),
-        (["seed=1,2", "seed=3"], "--grid must have each key once, got seed twice"),
+        (["train.batch_size=1,2", "train.batch_size=3"], "each key once, got train.batch_size tw"),
+        (["seed=1,2"], "--grid must not have seed: use --seeds"),
+        (["config.train.batch_size=3"], "--grid must have keys without 'config.', got 'config.tr"),
         (["train.ema_decay=0.9,0.90"], "--grid must have each value once"),
     ],
 )
@@ -198,10 +209,12 @@ def test_grid_errors(texts, match):
 
 
 def test_what_a_grid_cannot_hold_is_named():
-    with pytest.raises(ConfigError, match=r"dsm: --grid has config.objective.name, which this met"):
-        check_methods(tiny(), ["dsm"], [{"objective.name": "ssm"}])
+    with pytest.raises(ConfigError, match=r"dsm: --grid has objective.name, which this method set"):
+        select(tiny(), ["dsm"], [{"objective.name": "ssm"}])
     with pytest.raises(ConfigError, match=r"learning_rate must be a number > 0, got 0.0"):
-        check_methods(tiny(), ["dsm"], [{"theta_optimizer.learning_rate": 0.0}])
+        select(tiny(), ["dsm"], [{"theta_optimizer.learning_rate": 0.0}])
+    # What is logged goes by whole calls, whatever the config says.
+    assert select(tiny(), ["dsm"], [{"train.steps_per_call": 7}]) == (["dsm"], {})
     config = method_config(tiny(), "vnce")
     points = [{"method.vnce.noise_ratio": 1.0}, {"method.vnce.noise_ratio": 2.0}]
     with pytest.raises(ConfigError, match=r"one of method.vnce.noise_ratio decides what is compil"):
@@ -221,14 +234,55 @@ def test_a_diverged_seed_is_named_and_left_out():
     stored = json.loads(json.dumps(figures, allow_nan=False))
     [row] = compare_report.rows("dsm", [{}], [stored])
     assert (row["mean"], row["standard_error"], row["num_diverged"]) == (None, None, 2)
-    assert "| dsm |  |  |  |  | 2 of 2 |" in compare_report.markdown([row])
+    assert "| dsm | diverged at step 2 |  |  |  | 2 of 2 |" in compare_report.markdown([row])
     compare_report.draw_curves([row], title="")
     assert compare_report.draw_samples({"dsm": {}}, title="") == {}
 
 
+def test_a_seed_lost_at_the_last_update_has_diverged():
+    overrides = {"train.num_steps": 7, "train.steps_per_call": 2}
+    points = [{"theta_optimizer.learning_rate": rate} for rate in (1e-3, 1e30)]
+    overrides |= {"theta_optimizer.name": "sgd"}
+    config = method_config(tiny(**overrides), "dsm")
+    sound, lost = compare_model.measure(config, points, num_seeds=2, num_validations=1)
+    assert sound.figures["diverged_at"] == [None, None]
+    assert lost.figures["diverged_at"] == [2, 2]
+    assert (bool(sound.arrays), lost.arrays) == (True, {})
+    config.train.num_steps = 1
+    _, lost = compare_model.measure(config, points, num_seeds=2, num_validations=1)
+    assert lost.figures["diverged_at"] == [1, 1]
+    assert lost.figures["log_likelihood"] == [None, None]
+
+
+def test_points_of_different_models_have_programs_of_their_own():
+    overrides = {"train.num_steps": 5, "energy.gaussian_rbm.learn_sigma": False}
+    config = method_config(tiny(**overrides), "dsm")
+    key = "energy.gaussian_rbm.sigma_init"
+    points = [{key: 0.2}, {key: 5.0}]
+    assert [own for _, own in split_static(points)] == [[{}], [{}]]
+    measured = compare_model.measure(config, points, num_seeds=1, num_validations=1)
+    for point, found in zip(points, measured, strict=True):
+        [alone] = compare_model.measure(config_at(config, point), num_seeds=1, num_validations=1)
+        assert found.figures["log_likelihood"] == alone.figures["log_likelihood"]
+    assert measured[0].figures["log_likelihood"] != measured[1].figures["log_likelihood"]
+
+
+def test_of_equal_points_none_is_chosen():
+    cell = {"log_likelihood": [1.0], "best_log_likelihood": [1.0], "diverged_at": [None]}
+
+    def chosen(*values):
+        cells = [cell | {"validation_log_likelihood": [[x]]} for x in values]
+        points = [{"seed": i} for i in range(len(values))]
+        return [row["chosen"] for row in compare_report.rows("dsm", points, cells)]
+
+    assert chosen(1.0, 2.0) == [False, True]
+    assert chosen(2.0, 2.0) == chosen(None, None) == [False, False]
+    assert chosen(None, 1.0) == [False, True]
+
+
 def test_the_best_state_is_that_of_each_seeds_best_validation(monkeypatch):
     values = iter([[np.nan, 3.0, 1.0], [1.0, 2.0, np.nan], [0.0, np.inf, 4.0]])
-    monkeypatch.setattr(compare_model, "log_likelihoods", lambda *_: np.array(next(values)))
+    monkeypatch.setattr(compare_model, "log_likelihoods", lambda *_: (np.array(next(values)), {}))
     selection = compare_model._Selection()
     key = jax.random.split(jax.random.key(0), 3)
     for step in (10, 20, 30):
@@ -244,17 +298,20 @@ def test_log_likelihoods_of_all_seeds_are_those_of_each():
     sizes |= {"evaluation.num_examples": 8}
     experiments = seeds.build_runs(method_config(tiny(**sizes), "dsm"), 2)
     states = jax.tree.map(lambda *x: jax.numpy.stack(x), *(x.initial_state for x in experiments))
-    test, validation = (
+    (test, _), (validation, quality) = (
         compare_model.log_likelihoods(experiments, states, split)
         for split in ("test", "validation")
     )
+    assert quality == {}
     state = seeds.run_state(states, 1)
     alone = evaluation.evaluate(experiments[1], state.theta, state.phi, jax.random.key(0))
     assert test[1] == pytest.approx(alone["log_likelihood"], rel=1e-5)
     for i, experiment in enumerate(experiments):
         experiment.config.evaluation.exact_max_latents = 0
         experiments[i] = dataclasses.replace(experiment, dataset=labelled(experiment.dataset))
-    estimated = compare_model.log_likelihoods(experiments, states, "validation")
+    estimated, quality = compare_model.log_likelihoods(experiments, states, "validation")
+    assert (quality["ais_half_width"] < 1e-3).all()
+    assert (quality["ais_effective_sample_size"] > 49).all()
     distances = np.abs([validation[0] - validation[1], *(validation - test)])
     assert 0 < np.abs(estimated - validation).max() < 1e-3 < 1e-2 < distances.min()
 
@@ -271,22 +328,26 @@ def test_stops():
 
 
 def test_methods():
-    assert select(["all"]) == list(METHODS)
-    assert select(["ml", "dsm", "ml"]) == ["ml", "dsm"]
+    assert select(tiny(), ["all"]) == (list(METHODS), {})
+    assert select(tiny(), ["ml", "dsm", "ml"]) == (["ml", "dsm"], {})
     with pytest.raises(ValueError, match=r"--methods must be of all, dsm, .*vnce; got 'foo'$"):
-        select(["dsm", "foo"])
+        select(tiny(), ["dsm", "foo"])
     with pytest.raises(ValueError, match="got none"):
-        select([])
+        select(tiny(), [])
 
 
 def test_methods_that_do_not_fit_a_config_are_named():
     config = make_config("checkerboard_rbm", TINY | TINY_DEEP | DEEP)
     with pytest.raises(ConfigError) as error:
-        check_methods(config, ["ml", "vages-dsm", "bidsm-implicit"])
+        select(config, ["ml", "vages-dsm", "bidsm-implicit"])
     message = str(error.value)
     assert message.startswith("--methods: the config does not fit ml: config.method.name = ")
     assert "; bidsm-implicit: config.divergence.mean_field_kl" in message
     assert message.endswith(". Fitting: vages-dsm")
+    fitting, refused = select(config, ["all"])
+    assert "vages-dsm" in fitting
+    assert refused.keys() == METHODS.keys() - set(fitting)
+    assert refused["ml"].startswith("config.method.name = 'maximum_likelihood' needs")
 
 
 def test_mean_and_error():

@@ -5,10 +5,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jbism import energies, likelihood, samplers
 from jbism.losses import contrastive_loss, maximum_likelihood_loss
+from jbism.training import contrastive_step, create_state
 from tests import oracles
 
 BATCH = 6
@@ -217,3 +219,57 @@ GOOD = {
 def test_bad_input_names_the_argument(x, change, error, match):
     with pytest.raises(error, match=match):
         contrastive_loss(None, jax.random.key(0), x, **(GOOD | change))
+
+
+@jax.tree_util.register_pytree_node_class
+class Box:
+    """A configuration of a class that does not compare."""
+
+    def __init__(self, v):
+        self.v = v
+
+    def tree_flatten(self):
+        """Returns its leaves."""
+        return (self.v,), None
+
+    @classmethod
+    def tree_unflatten(cls, _, leaves):
+        """Returns it from its leaves."""
+        return cls(*leaves)
+
+
+def test_configurations_of_any_class():
+    x = Box(jnp.ones((3, 2)))
+    options = {"energy": lambda theta, x: theta * jnp.sum(x.v), "num_steps": 1}
+    moved = {"transition": lambda theta, key, x: Box(2.0 * x.v), "chains": x}
+    loss, aux = contrastive_loss(jnp.ones(()), jax.random.key(0), x, **options, **moved)
+    assert (float(loss), float(aux.chains.v[0, 0])) == (-2.0, 2.0)
+    with pytest.raises(ValueError, match="must be shaped as x"):
+        contrastive_loss(
+            jnp.ones(()), jax.random.key(0), x, **options, transition=lambda theta, key, x: 1.0
+        )
+
+
+def test_latents_and_transitions_have_keys_of_their_own():
+    def noisy(*arguments):
+        key, v = arguments[-2:]
+        return v + jax.random.normal(key, v.shape)
+
+    adam = {"theta_optimizer": optax.adam(1e-3)}
+    step = contrastive_step(
+        energy=lambda theta, v: theta * jnp.sum(v**2), transition=noisy, num_steps=2,
+        persistent=False, complete=noisy, **adam,
+    )  # fmt: skip
+    state = create_state(jax.random.key(0), jnp.ones(()), **adam)
+    with jax.debug_key_reuse(True):
+        state, metrics = step(state, jnp.ones((4, 2)))
+    assert jnp.isfinite(metrics["loss"])
+    with pytest.raises(ValueError, match=r"need a state that has some: create_state\(..., chains"):
+        contrastive_step(
+            energy=lambda theta, v: theta * jnp.sum(v), transition=noisy, num_steps=1,
+            persistent=True, **adam,
+        )(state, jnp.ones((4, 2)))  # fmt: skip
+    with pytest.raises(ValueError, match="phi_optimizer must be given with phi, got None"):
+        create_state(jax.random.key(0), jnp.ones(()), jnp.ones(2), **adam)
+    with pytest.raises(TypeError, match="persistent must be bool, got str"):
+        contrastive_step(energy=noisy, transition=noisy, num_steps=1, persistent="no", **adam)

@@ -74,6 +74,7 @@ def test_figures_of_an_rbm(rbm, shaped):
         "num_test_examples",
         "log_likelihood",
         "log_likelihood_method",
+        "log_partition",
         "posterior_kl",
         "ssm",
         "vaes_bias",
@@ -142,7 +143,11 @@ def test_a_method_without_a_posterior_reports_by_the_exact_one(name, shaped):
         for x, y in zip(jax.tree.leaves(after.theta), jax.tree.leaves(state.theta), strict=True)
     )
     figures = evaluation.evaluate(experiment, shaped, state.phi, jax.random.key(0))
-    assert set(figures) == {"num_test_examples", "log_likelihood", "log_likelihood_method", "ssm"}
+    estimated = {"log_likelihood", "log_likelihood_method", "log_partition"}
+    assert set(figures) == {"num_test_examples", "ssm"} | estimated
+    experiment.config.evaluation.log_likelihood = False
+    figures = evaluation.evaluate(experiment, shaped, state.phi, jax.random.key(0))
+    assert set(figures) == {"num_test_examples", "ssm"}
     samples = sampling.draw(
         experiment, shaped, state.phi, jax.random.key(0), num_samples=16, progress=False
     )

@@ -454,6 +454,55 @@ def test_hmc_rejects_a_trajectory_without_density(outside):
     assert float(acceptance) == 0.0
 
 
+def test_hmc_ais_of_an_energy_with_a_bounded_support():
+    """Uniform on [-1, 1]: chains that start outside weigh nothing, and the rest no less."""
+
+    def energy(x):
+        return jnp.where(jnp.all(jnp.abs(x) < 1.0), 0.0, jnp.inf)
+
+    result, _ = likelihood.ais_hmc(
+        KEY, energy=energy, base_mean=jnp.zeros(1), base_scale=jnp.ones(1), num_temperatures=30
+    )
+    assert jnp.isneginf(result.log_weights).any()
+    assert result.interval[0] - 0.02 < math.log(2.0) < result.interval[1] + 0.02
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_ais_of_short_floats_is_done_in_single_precision(dtype):
+    rbm = jax.tree.map(lambda x: x.astype(dtype), random_rbm(0, 3, 2))
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), rbm)
+    v = jnp.zeros((50, 3), dtype)
+
+    def both(rbm, v):
+        return (
+            likelihood.ais_gaussian_rbm(KEY, **rbm, num_chains=50, num_temperatures=5),
+            likelihood.reverse_ais_gaussian_rbm(KEY, v, **rbm, num_temperatures=5),
+        )
+
+    chex.assert_trees_all_equal(both(rbm, v), both(wide, v.astype(jnp.float32)))
+    narrow = [jnp.zeros(2, dtype), jnp.ones(2, dtype)]
+    result, _ = likelihood.ais_hmc(
+        KEY,
+        energy=lambda x: jnp.sum(x**2),
+        base_mean=narrow[0],
+        base_scale=narrow[1],
+        num_chains=20,
+        num_temperatures=5,
+    )
+    assert result.log_partition.dtype == jnp.float32
+
+
+def test_ais_draws_base_and_chains_by_different_keys():
+    rbm, few = random_rbm(0, 3, 2), {"num_temperatures": 3}
+    with jax.debug_key_reuse(True):
+        forward = likelihood.ais_gaussian_rbm(jax.random.key(0), **rbm, **few, num_chains=4)
+        v = jnp.zeros((4, 3))
+        reverse = likelihood.reverse_ais_gaussian_rbm(jax.random.key(1), v, **rbm, **few)
+        base = {"base_mean": jnp.zeros(2), "base_scale": jnp.ones(2)}
+        hmc, _ = likelihood.ais_hmc(jax.random.key(2), energy=jnp.sum, **base, **few, num_chains=4)
+    assert all(jnp.isfinite(x.log_partition) for x in (forward, reverse, hmc))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
@@ -461,6 +510,8 @@ def test_hmc_rejects_a_trajectory_without_density(outside):
         ({"base_mean": jnp.zeros(0), "base_scale": jnp.zeros(0)}, ValueError, "base_mean"),
         ({"base_scale": jnp.ones(2, int)}, TypeError, "base_scale"),
         ({"base_scale": jnp.ones(3)}, ValueError, "base_scale"),
+        ({"base_scale": jnp.array([1.0, 0.0])}, ValueError, "base_scale must be above 0, got 0.0"),
+        ({"energy": 3}, TypeError, "energy must be a function"),
         ({"base_scale": (jnp.ones(2),)}, ValueError, "base_scale"),
         ({"num_chains": 1}, ValueError, "num_chains"),
         ({"num_temperatures": 1}, ValueError, "num_temperatures"),

@@ -290,6 +290,7 @@ def test_numpy_numbers_are_checked_like_python_numbers(sigma):
     [
         lambda x: losses.DSM(sigma=x),
         lambda x: losses.MDSM(sigma_min=0.1, sigma_max=0.4, sigma0=x),
+        lambda x: losses.MDSM(sigma_min=x / 2, sigma_max=x, sigma0=0.1),
     ],
 )
 def test_numbers_of_an_objective_can_be_mapped_over(make):
@@ -303,5 +304,6 @@ def test_numbers_of_an_objective_can_be_mapped_over(make):
     numbers = [0.05, 0.3]
     mapped = jax.vmap(value)(jnp.array(numbers))
     np.testing.assert_allclose(mapped, jnp.stack([value(x) for x in numbers]), rtol=1e-6)
+    np.testing.assert_array_equal(value(jnp.float32(0.3)), value(float(np.float32(0.3))))
     with pytest.raises(ValueError, match=r"must be a scalar, got shape \(2,\)"):
         jax.eval_shape(value, jnp.array(numbers))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jbism import energies, posteriors
 from jbism.distributions import Bernoulli, Normal, RelaxedBernoulli
 from jbism.losses import nce_loss, vnce_loss
 from tests import oracles
@@ -45,13 +46,13 @@ def value_and_gradients(loss):
     return oracles.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
 
 
-@pytest.mark.parametrize("ratio", [RATIO, 0.2])
+@pytest.mark.parametrize("ratio", [RATIO, 0.2, 0.1, 0.45])
 def test_values_and_gradients_by_a_second_implementation(x64, ratio):
     """As Gutmann and Hyvärinen write it: h = p_m / (p_m + ν p_n), classified by its logarithm."""
     v = jnp.array([[0.3], [-1.2], [0.9], [2.0]])
     noise = Normal(jnp.full(1, 0.2), jnp.full(1, 0.4))
     key, theta, c = jax.random.key(1), (jnp.float64(0.3), jnp.float64(-0.2)), jnp.float64(0.7)
-    count = {RATIO: 6, 0.2: 1}[ratio]
+    count = {RATIO: 6, 0.2: 1, 0.1: 1, 0.45: 2}[ratio]
     y = jax.vmap(noise.sample)(jax.random.split(key, count))
 
     def written_out(theta, c):
@@ -278,3 +279,49 @@ def test_bad_input_of_nce_names_the_argument(change, error, match):
 def test_bad_input_of_vnce_names_the_argument(change, error, match):
     with pytest.raises(error, match=match):
         vnce_loss(key=jax.random.key(0), **(GOOD | VNCE | change))
+
+
+def test_draws_have_keys_of_their_own():
+    noise = Normal(jnp.zeros(1), jnp.zeros(1))
+    rbm, q = energies.GaussianRBM(2), posteriors.Bernoulli(2)
+    v = jnp.ones((4, 1))
+    theta, phi = rbm.init(jax.random.key(0), v[0], jnp.zeros(2)), q.init(jax.random.key(1), v[0])
+    model = {"energy": rbm.apply, "posterior": q.apply, "noise": noise, "num_particles": 3}
+    c = jnp.zeros(())
+    with jax.debug_key_reuse(True):
+        loss, aux = vnce_loss(theta, phi, c, jax.random.key(2), v, **model)
+    # One noise example a data example, unless another ratio is given.
+    assert aux.noise_losses.shape == (4,)
+    more, aux = vnce_loss(theta, phi, c, jax.random.key(2), v, noise_ratio=2.0, **model)
+    assert aux.noise_losses.shape == (8,)
+    assert loss != more
+
+
+def test_learned_noise_has_no_derivative_through_its_draws():
+    """∂/∂μ of -log σ(-G(y)) at a fixed y, and of the data term, is by log p_n alone."""
+    v, key, c = jnp.array([[0.3], [-1.2]]), jax.random.key(1), jnp.float32(0.7)
+    theta = (jnp.float32(0.3), jnp.float32(-0.2))
+
+    def loss(mean, draws):
+        noise = Fixed(draws, mean)
+        return nce_loss(
+            theta, c, key, v, free_energy=gaussian_free_energy, noise=noise, noise_ratio=1.0
+        )[0]
+
+    mean = jnp.full(1, 0.2)
+    moving = jax.grad(lambda mean: loss(mean, mean))(mean)
+    fixed = jax.grad(lambda mean: loss(mean, jnp.full(1, 0.2)))(mean)
+    np.testing.assert_allclose(moving, fixed, rtol=1e-6)
+    assert abs(float(fixed[0])) > 1e-3
+
+
+class Fixed(Normal):
+    """Draws of N(draw_mean, 1), by the density of N(mean, 1)."""
+
+    def __init__(self, draw_mean, mean):
+        super().__init__(mean, jnp.zeros_like(mean))
+        self.draw_mean = draw_mean
+
+    def sample(self, key):
+        """Returns a draw."""
+        return self.draw_mean + jax.random.normal(key, self.draw_mean.shape)

@@ -263,15 +263,16 @@ def test_bad_calls_are_named():
             getattr(GaussianRBM(normalize="exact"), method)()
 
 
-def test_divergence_names_the_step_and_a_partial_fit_then_begins_anew():
+def test_divergence_names_the_step_and_leaves_the_former_model():
     rbm = clone(fitted()).fit(data())
-    before, last = rbm.transform(data()), rbm.n_steps_
+    before, last, former = rbm.transform(data()), rbm.n_steps_, rbm.get_params()
     rbm.set_params(method="cd", learning_rate=1e4, n_iter=5)
     with pytest.raises(DivergenceError, match="at step"):
-        rbm.fit(100.0 + data())
+        rbm.fit(100.0 + np.hstack([data(), data()]))
+    assert rbm.n_features_in_ == data().shape[1]
     np.testing.assert_array_equal(rbm.transform(data()), before)
-    rbm.set_params(learning_rate=1e-2).partial_fit(data())
-    assert rbm.n_steps_ == 1 < last
+    rbm.set_params(**former).partial_fit(data())
+    assert rbm.n_steps_ == last + 1
 
 
 def test_without_scikit_learn_the_library_imports_and_the_estimator_names_the_extra():

@@ -19,7 +19,9 @@ class AISResult(NamedTuple):
     log_partition: Array  # scalar, the estimate of log Z
     log_weights: Array  # [chains], as `annealed_importance_sampling` returns them
     effective_sample_size: Array  # scalar, (Σw)² / Σw², from 1 to the number of chains
-    interval: Array  # [2], 95 % confidence interval of log Z; see `summarize_weights`
+    # [2], 95 % confidence interval of log Z by the delta method. It knows only the weights that
+    # came up: where the effective sample size is a few chains it is too narrow.
+    interval: Array
 
 
 def annealed_importance_sampling(
@@ -49,8 +51,9 @@ def annealed_importance_sampling(
       log w [chains], and the chains' x after the last transition.
 
     Raises:
-      ValueError: if betas are fewer than two, x has no chains, or log_density is not a scalar.
-      TypeError: if betas are not floating.
+      ValueError: if betas are fewer than two, x has no chains or not as many on every array, or
+        log_density is not a scalar.
+      TypeError: if betas are not floating, or log_density or transition are no functions.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -65,10 +68,15 @@ def annealed_importance_sampling(
     betas = _checks.rank("betas", _checks.floating("betas", betas), 1)
     if betas.size < 2:
         raise ValueError(f"betas must have at least 2 entries, got {betas.size}")
+    _checks.function("log_density", log_density)
+    _checks.function("transition", transition)
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(x)]
     if not leaves or any(leaf.ndim == 0 or leaf.shape[0] == 0 for leaf in leaves):
         raise ValueError("x must have a non-empty leading axis of chains on every array")
     num_chains = leaves[0].shape[0]
+    if any(leaf.shape[0] != num_chains for leaf in leaves):
+        sizes = sorted({leaf.shape[0] for leaf in leaves})
+        raise ValueError(f"x must have as many chains on every array, got {sizes}")
 
     def log_density_of_one(x, beta):
         return _checks.scalar("log_density(x, beta)", log_density(x, beta))
@@ -79,7 +87,9 @@ def annealed_importance_sampling(
     def step(state, inputs):
         x, log_weights = state
         step_key, beta, next_beta = inputs
-        log_weights += log_densities(x, next_beta) - log_densities(x, beta)
+        # Where f is 0 once, a chain has lost its weight for good.
+        gained = log_weights + log_densities(x, next_beta) - log_densities(x, beta)
+        log_weights = jnp.where(jnp.isneginf(log_weights), log_weights, gained)
         x = transitions(jax.random.split(step_key, num_chains), x, next_beta)
         return (x, log_weights), None
 

@@ -114,6 +114,7 @@ def reverse_ais_gaussian_rbm(
     rbm = _check_parameters(weights, visible_bias, hidden_bias, log_sigma)
     weights, _, _, log_sigma = rbm
     v = _checks.shape("v", _checks.batched("v", v), (None, weights.shape[0]))
+    v = v.astype(weights.dtype)
     log_weights = _log_weights(key, v, rbm, _betas(num_temperatures)[::-1], chunk_size)
     ratio = summarize_weights(log_weights, jnp.zeros((), log_weights.dtype))
     log_base = _log_base_partition(weights, log_sigma)
@@ -182,4 +183,6 @@ def _check_parameters(weights, visible_bias, hidden_bias, log_sigma):
         _checks.shape(name, _checks.floating(name, x), (size,))
         for name, (x, size) in vectors.items()
     ]
-    return weights, *checked
+    # Weights of chains are sums over temperatures: in shorter floats they would be all alike.
+    dtype = jnp.promote_types(jnp.result_type(weights, *checked), jnp.float32)
+    return tuple(x.astype(dtype) for x in (weights, *checked))

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from jbism import _checks
@@ -70,16 +71,18 @@ def ais_hmc(
     num_chains = _checks.integer("num_chains", num_chains, minimum=2)
     num_temperatures = _checks.integer("num_temperatures", num_temperatures, minimum=2)
     num_leapfrog_steps = _checks.integer("num_leapfrog_steps", num_leapfrog_steps, minimum=1)
-    if not 0.0 < _checks.positive("target_acceptance", target_acceptance) < 1.0:
-        raise ValueError(f"target_acceptance must be in (0, 1), got {target_acceptance}")
+    target_acceptance = _checks.positive("target_acceptance", target_acceptance)
+    _checks.fraction("target_acceptance", target_acceptance)
+    _checks.function("energy", energy)
     key_pilot_base, key_pilot, key_base, key_chains = jax.random.split(key, 4)
     betas = jnp.linspace(0.0, 1.0, num_temperatures, dtype=mean.dtype)
     log_volume = jnp.sum(jnp.log(scale))
 
     def log_density(z, beta):
-        e = _checks.scalar("energy(x)", energy(unravel(mean + scale * z)))
+        e = _checks.scalar("energy(x)", energy(unravel(mean + scale * z))).astype(z.dtype)
         base = -0.5 * jnp.sum(z**2) - 0.5 * z.size * math.log(2.0 * math.pi)
-        return (1.0 - beta) * base + beta * (log_volume - e)
+        # An energy may be infinite: the base knows nothing of it.
+        return (1.0 - beta) * base + jnp.where(beta == 0.0, 0.0, beta * (log_volume - e))
 
     def hmc(key, z, beta, step_size):
         return _hmc_step(key, z, lambda z: log_density(z, beta), step_size, num_leapfrog_steps)
@@ -161,7 +164,16 @@ def _check_base(base_mean, base_scale):
     jax.tree.map(
         lambda m, s: _checks.same_shape("base_scale", s, "base_mean", m), base_mean, base_scale
     )
-    mean, unravel = ravel_pytree(base_mean)
+    mean, _ = ravel_pytree(base_mean)
     if mean.size == 0:
         raise ValueError("base_mean must not be empty")
-    return mean, ravel_pytree(base_scale)[0], unravel
+    scale, _ = ravel_pytree(base_scale)
+    for leaf in jax.tree.leaves(base_scale):
+        # What is traced has no value to check.
+        if not isinstance(leaf, jax.core.Tracer) and not np.all(np.asarray(leaf) > 0):
+            raise ValueError(f"base_scale must be above 0, got {np.min(leaf)}")
+    # Weights want single precision at least; E decides what x it is given.
+    dtype = jnp.promote_types(jnp.result_type(mean, scale), jnp.float32)
+    wide = jax.tree.map(lambda m: m.astype(jnp.promote_types(m.dtype, dtype)), base_mean)
+    mean, unravel = ravel_pytree(wide)
+    return mean, scale.astype(mean.dtype), unravel

@@ -80,8 +80,8 @@ def contrastive_loss(
     fixed, start = jax.lax.stop_gradient((theta, start))
 
     def step(x, step_key):
-        moved = transition(fixed, step_key, x)
-        if _shapes(moved) != _shapes(x):
+        moved = jax.tree.map(jnp.asarray, transition(fixed, step_key, x))
+        if not _same(_shapes(moved), _shapes(x)):
             raise ValueError(
                 f"transition(theta, key, x) must be shaped as x, {_shapes(x)}, got {_shapes(moved)}"
             )
@@ -110,11 +110,16 @@ def _batch(name, tree):
 def _check_chains(chains, x):
     """Returns the chains if they are configurations as those of x are."""
     given, expected = _shapes(chains, first_axis=1), _shapes(x, first_axis=1)
-    if given != expected:
+    if not _same(given, expected):
         raise ValueError(
             f"chains must be configurations shaped as those of x, {expected}, got {given}"
         )
     return chains
+
+
+def _same(shapes, others):
+    # Classes of pytrees need not compare.
+    return jax.tree.flatten(shapes) == jax.tree.flatten(others)
 
 
 def _shapes(tree, first_axis=0):

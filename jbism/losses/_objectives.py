@@ -205,7 +205,8 @@ class MDSM:
         for name in ("sigma_min", "sigma_max", "sigma0"):
             object.__setattr__(self, name, _checks.positive(name, getattr(self, name)))
         _checks.one_of("spacing", self.spacing, ("linear", "geometric"))
-        if self.sigma_max < self.sigma_min:
+        traced = any(isinstance(x, jax.core.Tracer) for x in (self.sigma_min, self.sigma_max))
+        if not traced and self.sigma_max < self.sigma_min:
             raise ValueError(
                 f"sigma_max must be >= sigma_min = {self.sigma_min}, got {self.sigma_max}"
             )

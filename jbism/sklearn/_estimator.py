@@ -47,6 +47,9 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Training, B
     the fitted attributes are in those of X. No feature is scaled by itself: put a StandardScaler
     before it where features have units of their own, and leave images as they are.
 
+    Training is compiled, which takes seconds, for each combination of settings, number of features
+    and float type that a process has not met.
+
     Args:
       n_components: H, the number of binary hidden units.
       method: how θ is learned. By the exact score of the free energy, ``"dsm"`` (denoising; the
@@ -66,9 +69,11 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Training, B
         ``"bissm"``.
       n_gibbs_steps: k of ``"cd"`` and ``"pcd"``.
       normalize: what `score_samples` subtracts from -F(v): ``"none"``, log Z by annealed importance
-        sampling (``"ais"``), or log Z by enumeration (``"exact"``, H <= 24).
+        sampling (``"ais"``), or log Z by enumeration (``"exact"``, H <= 24). With ``"none"`` there
+        is no `score`, which a GridSearchCV of the estimator alone needs.
       n_ais_chains: chains of ``"ais"``, at least 2.
-      n_ais_temperatures: its temperatures, at least 2; log Ẑ is low with few of them.
+      n_ais_temperatures: its temperatures, at least 2; log Ẑ is low with few of them. Hundreds of
+        features want thousands: a warning says where the estimate rests on few chains.
       verbose: above 0 shows a progress bar on stderr.
       random_state: an int, a RandomState or None, as everywhere in scikit-learn.
 
@@ -154,12 +159,13 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Training, B
           ValueError: if a parameter is out of range, or X is not a finite matrix.
           DivergenceError: of `jbism.training`, if a loss is not finite; lower ``learning_rate``.
         """
-        X = validate_data(self, X, dtype=_FLOATS)
-        with precision(X.dtype):
-            state, key_order = self._begin(X)
-            order = BatchOrder(key_order, len(X), min(self.batch_size, len(X)))
-            sweep = order.steps_per_epoch
-            self._advance(state, X, order, sweep, sweep * int(self.n_iter))
+        with self._all_or_nothing():
+            X = validate_data(self, X, dtype=_FLOATS)
+            with precision(X.dtype):
+                state, key_order = self._begin(X)
+                order = BatchOrder(key_order, len(X), min(self.batch_size, len(X)))
+                sweep = order.steps_per_epoch
+                self._advance(state, X, order, sweep, sweep * int(self.n_iter))
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -173,10 +179,12 @@ class GaussianRBM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Training, B
           DivergenceError: as `fit`.
         """
         first = not hasattr(self, "_state")
-        X = validate_data(self, X, dtype=_FLOATS if first else self.components_.dtype, reset=first)
-        with precision(X.dtype):
-            state = self._begin(X)[0] if first else self._resume()
-            self._advance(state, X, Whole(len(X)), 1, 1)
+        dtype = _FLOATS if first else self.components_.dtype
+        with self._all_or_nothing():
+            X = validate_data(self, X, dtype=dtype, reset=first)
+            with precision(X.dtype):
+                state = self._begin(X)[0] if first else self._resume()
+                self._advance(state, X, Whole(len(X)), 1, 1)
         return self
 
     def transform(self, X):

@@ -1,5 +1,6 @@
 """How an estimator begins, goes on and keeps what it has learned."""
 
+import contextlib
 import dataclasses
 import math
 
@@ -28,12 +29,21 @@ class Training:
     verbose: int
     random_state: int | np.random.RandomState | None
 
+    @contextlib.contextmanager
+    def _all_or_nothing(self):
+        """Leaves the estimator as it was if training fails or is interrupted."""
+        former = dict(self.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(former)
+            raise
+
     def _begin(self, X):
         """Sets what training starts from; returns its state and the key of the data's order."""
         if self.method == "ml":
             check_countable("method='ml'", self.n_components)
-        # Should training fail, a partial_fit is to begin anew, not from another centre's state.
-        self.__dict__.pop("_state", None)
         self.random_state_ = check_random_state(self.random_state)
         key_state, key_order = jax.random.split(key(self.random_state_))
         self._mean = X.mean(axis=0, dtype=np.float64).astype(X.dtype)

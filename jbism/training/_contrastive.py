@@ -49,8 +49,7 @@ def contrastive_step(
 
     Returns:
       A step as of `bilevel_step`, whose metrics also hold ``data_energy`` and ``chain_energy``, the
-      mean energies whose difference is ``loss``. Without lower_loss it is for states made with
-      ``phi={}`` and ``phi_optimizer=optax.identity()``.
+      mean energies whose difference is ``loss``. Without lower_loss it is for states without φ.
 
     Raises:
       ValueError: as `bilevel_step`; if only one of lower_loss and phi_optimizer is given, or there
@@ -64,13 +63,14 @@ def contrastive_step(
       ...     energy=lambda theta, v: 0.5 * theta * jnp.sum(v**2), transition=transition,
       ...     num_steps=1, persistent=True, theta_optimizer=optax.sgd(0.1))
       >>> state = jbism.training.create_state(
-      ...     jax.random.key(0), jnp.ones(()), {}, theta_optimizer=optax.sgd(0.1),
-      ...     phi_optimizer=optax.identity(), chains=jnp.zeros((10, 1)))
+      ...     jax.random.key(0), jnp.ones(()), theta_optimizer=optax.sgd(0.1),
+      ...     chains=jnp.zeros((10, 1)))
       >>> state, metrics = step(state, 2.0 * jnp.ones((5, 1)))
       >>> float(metrics["data_energy"]), state.chains.shape
       (2.0, (10, 1))
     """
     _checks.integer("num_steps", num_steps, minimum=1)
+    _checks.instance("persistent", persistent, bool)
     if (lower_loss is None) != (phi_optimizer is None):
         raise ValueError(
             f"phi_optimizer must be given with lower_loss, and only so, got {phi_optimizer}"
@@ -79,6 +79,10 @@ def contrastive_step(
         raise ValueError(f"num_lower_steps must be 0 without lower_loss, got {num_lower_steps}")
 
     def upper_loss(theta, phi, phi_opt_state, chains, key, v):  # noqa: ARG001
+        if persistent and not jax.tree.leaves(chains):
+            raise ValueError(
+                "persistent chains need a state that has some: create_state(..., chains=...)"
+            )
         key_latents, key_chains = jax.random.split(key)
         x = (
             v

@@ -47,10 +47,10 @@ class TrainState:
 def create_state(
     key: Key,
     theta: Params,
-    phi: Params,
+    phi: Params | None = None,
     *,
     theta_optimizer: optax.GradientTransformation,
-    phi_optimizer: optax.GradientTransformation,
+    phi_optimizer: optax.GradientTransformation | None = None,
     chains: Any = (),
 ) -> TrainState:
     """Returns the state before the first step; the average starts at theta.
@@ -58,13 +58,14 @@ def create_state(
     Args:
       key: base key of the run's randomness.
       theta: initial parameters of the energy.
-      phi: initial parameters of the posterior.
+      phi: initial parameters of the posterior; None where none is learned.
       theta_optimizer: optax transformation of the upper level.
-      phi_optimizer: optax transformation of the lower level.
+      phi_optimizer: optax transformation of the lower level, given with phi.
       chains: where the Markov chains of a method that has persistent ones start, a pytree of
         leaves [chains, ...]; see `contrastive_step`.
 
     Raises:
+      ValueError: if phi is given without phi_optimizer.
       TypeError: if a parameter or the chains are not floating.
 
     Example:
@@ -74,6 +75,11 @@ def create_state(
       >>> int(state.step), state.ema["w"].tolist()
       (0, [1.0, 1.0])
     """
+    phi = {} if phi is None else phi
+    if phi_optimizer is None:
+        if jax.tree.leaves(phi):
+            raise ValueError("phi_optimizer must be given with phi, got None")
+        phi_optimizer = optax.identity()
     for name, tree in (("theta", theta), ("phi", phi), ("chains", chains)):
         for leaf in jax.tree.leaves(tree):
             _checks.floating(name, leaf)
