@@ -64,7 +64,11 @@ def _inpaintings(dataset, inpaintings: Inpaintings):
     originals = dataset.images(inpaintings.originals)
     shown, masked = [], []
     for mask in inpaintings.masks.values():
-        hole = dataset.images(mask[None])[0].reshape(*originals.shape[1:3], -1).any(-1)
+        hole = (
+            dataset.images(mask[None].astype(np.float32))[0]
+            .reshape(*originals.shape[1:3], -1)
+            .any(-1)
+        )
         colours = np.broadcast_to(
             originals.reshape(*originals.shape[:3], -1), (*originals.shape[:3], 3)
         ).copy()

@@ -217,6 +217,7 @@ def test_files_of_a_run(finished):
         "batch_size": 16,
         "num_lower_steps": 5,
         "ema_decay": 0.999,
+        "flip": False,
         "steps_per_call": 10,
         "unroll_lower": 1,
     }
@@ -241,6 +242,7 @@ def test_files_of_a_run(finished):
         "num_test_examples",
         "log_likelihood",
         "log_likelihood_method",
+        "log_partition",
         "posterior_kl",
         "ssm",
         "reconstruction_root_mean_squared_error",
