@@ -163,7 +163,7 @@ def test_chains_survive_a_resumption_to_the_bit(tmp_path):
     ("change", "chains", "error", "match"),
     [
         ({"num_steps": 0}, (), ValueError, "num_steps must be an integer >= 1, got 0"),
-        ({}, (), ValueError, "chains must have leaves"),
+        ({}, (), ValueError, "persistent chains need a state that has some"),
         ({}, jnp.zeros((3, 2)), ValueError, "chains must be configurations shaped as those of x"),
         ({"lower_loss": lower_loss}, (), ValueError, "phi_optimizer must be given with lower_loss"),
         ({"phi_optimizer": optax.sgd(0.1)}, (), ValueError, "phi_optimizer must be given with low"),

@@ -24,8 +24,8 @@ def random_flip(key: Key, v: Array) -> Array:
       >>> import jax
       >>> import jax.numpy as jnp
       >>> import jbism.data
-      >>> v = jnp.arange(3.0) + jnp.zeros((100, 1, 1, 1))  # rows 0, 1, 2
-      >>> flipped = jbism.data.random_flip(jax.random.key(0), v.reshape(100, 1, 3, 1))
+      >>> v = jnp.tile(jnp.arange(3.0), 100).reshape(100, 1, 3, 1)
+      >>> flipped = jbism.data.random_flip(jax.random.key(0), v)
       >>> sorted(set(map(tuple, flipped.reshape(100, 3).tolist())))
       [(0.0, 1.0, 2.0), (2.0, 1.0, 0.0)]
     """

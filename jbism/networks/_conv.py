@@ -131,7 +131,7 @@ class ConvEncoder(nn.Module):
     @nn.compact
     def __call__(self, v: Array) -> Array:
         """Maps one image [height, width, channels] to a vector."""
-        x = _checks.rank("v", v, 3)
+        x = v = _checks.rank("v", v, 3)
         pools = self.strides is None
         strides = [1] * len(self.features) if self.strides is None else self.strides
         if len(strides) != len(self.features):

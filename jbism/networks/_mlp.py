@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from jbism.typing import Array
 
@@ -34,6 +35,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, v: Array) -> Array:
         """Maps one v of any shape to a vector [features[-1]]."""
+        v = jnp.asarray(v)
         x = v.reshape(-1)
         for width in self.features:
             y = self.activation(nn.Dense(width, dtype=self.dtype)(x))

@@ -60,8 +60,8 @@ class ResidualConvNet(nn.Module):
         _checks.integer("levels", self.levels, minimum=1)
         _checks.one_of("variant", self.variant, ("compact", "published"))
         published = self.variant == "published"
-        stem = Conv3x3(self.channels, self.implementation, dtype=self.dtype)
-        x = stem(_checks.rank("v", v, 3))
+        v = _checks.rank("v", v, 3)
+        x = Conv3x3(self.channels, self.implementation, dtype=self.dtype)(v)
         for level in range(self.levels):
             width = self.channels * 2 ** (level + published)
             for block in range(self.blocks_per_level):
