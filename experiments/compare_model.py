@@ -232,15 +232,16 @@ def _pictured(experiment, state):
         progress=False,
     )
     titles, panels = list(samples.panels), list(samples.panels.values())
-    train = experiment.dataset.examples("train")
-    data = train[: experiment.config.sampling.num_samples]
-    if experiment.dataset.image_shape is not None:
+    dataset, shown = experiment.dataset, slice(experiment.config.sampling.num_samples)
+    data = dataset.examples("train", shown)
+    if dataset.image_shape is not None:
         # Of an RBM, E[v | h]: its v has the noise of σ.
         return {
-            "data": experiment.dataset.images(data),
-            "samples": experiment.dataset.images(panels[0]),
+            "data": dataset.images(data),
+            "samples": dataset.images(panels[0]),
             "kind": np.array(titles[0]),
         }
+    train = dataset.examples("train")
     margin = 0.25 * (train.max(0) - train.min(0))
     low, high = train.min(0) - margin, train.max(0) + margin
     arrays = {

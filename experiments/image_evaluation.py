@@ -42,12 +42,6 @@ def choose_rows(key: jax.Array, num: int, most: int) -> np.ndarray:
     return np.sort(np.asarray(jax.random.permutation(key, num)[:most]))
 
 
-def examples(dataset: data.Dataset, split: str, rows: Any = slice(None)) -> np.ndarray:
-    """Returns examples [n, *event] of a split as floats."""
-    images = dataset.images(getattr(dataset, split)[rows])
-    return np.asarray(images, np.float32).reshape(len(images), *dataset.event_shape)
-
-
 def stored_samples(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the samples of a ``samples.npz``, by title.
 
@@ -114,8 +108,8 @@ def draw_samples(
 def _for_sampling(dataset, rows):
     """Returns the data a sampler starts from, with one image to reconstruct: it cannot do none."""
     labels = dict.fromkeys(("train_labels", "validation_labels", "test_labels"))
-    one = examples(dataset, "test", slice(1))
-    train = examples(dataset, "train", rows)
+    one = dataset.examples("test", slice(1))
+    train = dataset.examples("train", rows)
     return replace(dataset, train=train, validation=one, test=one, **labels)
 
 
@@ -134,7 +128,7 @@ def compare_samples(
     """
     key_rows, *keys = jax.random.split(key, 2 + len(samples))
     num = min(max(map(len, samples.values())), len(dataset.train))
-    train = examples(dataset, "train", choose_rows(key_rows, len(dataset.train), num))
+    train = dataset.examples("train", choose_rows(key_rows, len(dataset.train), num))
     reference = extract(dataset.images(test))
     rows = []
     for own, (title, v) in zip(keys, {**samples, "training images": train}.items(), strict=True):
@@ -167,7 +161,7 @@ def nearest_training_images(
     They are sought among all training images, or as many as memory allows, as the titles say.
     """
     rows = choose_rows(key, len(dataset.train), _MAX_VALUES // dataset.train[0].size)
-    train = examples(dataset, "train", rows)
+    train = dataset.examples("train", rows)
     panels = {}
     for title, v in samples.items():
         images = dataset.images(v[:_SHOWN])

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import tqdm
 
-from experiments.image_evaluation import Model, choose_rows, examples
+from experiments.image_evaluation import Model, choose_rows
 from jbism import divergences, metrics
 
 _INVERSE_REGULARIZATIONS = 1e-3, 1e-2, 1e-1, 1.0  # the larger, the longer a fit takes
@@ -38,7 +38,7 @@ def probe_latents(
         "validation": (validation_rows, dataset.validation_labels),
         "test": (test_rows, dataset.test_labels),
     }
-    v = {split: examples(dataset, split, rows) for split, (rows, _) in splits.items()}
+    v = {split: dataset.examples(split, rows) for split, (rows, _) in splits.items()}
     labels = {split: all_labels[rows] for split, (rows, all_labels) in splits.items()}
     features = {
         "mean of q": {split: latent_means(model, x) for split, x in v.items()},

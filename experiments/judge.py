@@ -132,7 +132,7 @@ def _judge(model: Model, extract, samples, others, out: pathlib.Path) -> dict[st
     key = dict(zip(names, keys, strict=True))
     test_rows = image_evaluation.choose_rows(key["test"], len(dataset.test), _NUM_TEST.value)
     train_rows = image_evaluation.choose_rows(key["train"], len(dataset.train), _NUM_TRAIN.value)
-    test = image_evaluation.examples(dataset, "test", test_rows)
+    test = dataset.examples("test", test_rows)
     cell = partial(_cell, out)
     if extract is None:
         path = _CLASSIFIER.value or out / "classifier.npz"
