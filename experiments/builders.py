@@ -30,7 +30,8 @@ class Experiment:
     order: data.BatchOrder
     energy: Any  # Flax module
     posterior: Any  # Flax module; None where the method learns none
-    num_latents: int  # 0: energy and posterior are of v alone, and of nothing
+    generator: Any  # Flax module of BiDVL, whose energy has no latents; None of other methods
+    num_latents: int  # of the energy; 0: it is of v alone
     augment: Callable[[Callable], Callable]  # of a step, to one on augmented batches
     step: Callable
     initial_state: TrainState
@@ -47,10 +48,22 @@ class Experiment:
         """Returns E(v, h); without latents, where h is [0], E(v)."""
         return self.energy.apply(theta, v, h) if self.num_latents else self.energy.apply(theta, v)
 
+    @property
+    def latent_size(self) -> int:
+        """How many latents an example has, the energy's or the generator's; 0 for none."""
+        return self.num_latents if self.generator is None else self.config.generator.num_latents
+
+    def generate(self, theta: Any, phi: Any) -> Callable[[jax.Array], jax.Array]:
+        """Returns h ↦ the mean of p(v | h), of an energy that has one or a generator's G(h)."""
+        if self.generator is not None:
+            return partial(self.generator.apply, phi.generator)
+        given: Any = partial(self.energy.apply, theta, method="visible_given_hidden")
+        return lambda h: given(h).mean
+
     def infer(self, theta: Any, phi: Any) -> Callable[[jax.Array], Any]:
         """Returns v ↦ the distribution of h: the learned q(h | v), else the exact p(h | v)."""
         if self.posterior is not None:
-            return partial(self.posterior.apply, phi)
+            return partial(self.posterior.apply, phi if self.generator is None else phi.posterior)
         return partial(self.energy.apply, theta, method="hidden_given_visible")
 
 
@@ -88,9 +101,9 @@ def build(config: ConfigDict) -> Experiment:
     dataset = _dataset(config, keys["data"])
     with naming("config.train"):
         order = data.BatchOrder(keys["order"], len(dataset.train), config.train.batch_size)
-    energy, num_latents = parts.build_energy(config.energy)
-    theta_optimizer = parts.build_optimizer(config.theta_optimizer, "config.theta_optimizer")
     v = jnp.asarray(dataset.examples("train", 0))
+    energy, num_latents = parts.build_energy(config.energy, v.shape)
+    theta_optimizer = parts.build_optimizer(config.theta_optimizer, "config.theta_optimizer")
     with naming(f"config.energy.{config.energy.name}"):
         example = (v,) if config.energy.name == "marginal" else (v, jnp.zeros(num_latents))
         theta = jax.jit(energy.init)(keys["theta"], *example)
@@ -120,6 +133,7 @@ def build(config: ConfigDict) -> Experiment:
         order=order,
         energy=energy,
         posterior=method.posterior,
+        generator=method.generator,
         num_latents=num_latents,
         augment=augment,
         step=augment(method.step),

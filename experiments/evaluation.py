@@ -1,14 +1,13 @@
 """Test-set figures of a trained model."""
 
-import math
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp
 
+from experiments import generative
 from experiments.builders import Experiment
 from jbism import divergences, estimators, likelihood, losses, metrics
 
@@ -22,7 +21,8 @@ def evaluate(experiment: Experiment, theta, phi, key) -> dict[str, Any]:
     ``log_likelihood``, unless the config wants none, is exact or estimated, as
     ``log_likelihood_method`` says; ``ssm`` is the sliced score-matching value; the posterior is
     judged by ``posterior_kl`` where the true one is known, by ``posterior_fisher_divergence`` where
-    the latents are continuous.
+    the latents are continuous. Of BiDVL there are the mean energies of data and of what is
+    generated, and the bound of log p_φ(v), ``elbo``, in nats.
     """
     most = experiment.config.evaluation.num_examples
     v = jnp.asarray(experiment.dataset.examples("test", slice(most)))
@@ -30,16 +30,44 @@ def evaluate(experiment: Experiment, theta, phi, key) -> dict[str, Any]:
     tractable = hasattr(experiment.energy, "free_energy")
     figures: dict[str, Any] = {"num_test_examples": len(v)}
     if experiment.config.evaluation.log_likelihood:
-        enumerable = hasattr(experiment.energy, "log_hidden_marginal")
-        estimate = _rbm_log_likelihood if enumerable else _deep_log_likelihood
-        figures |= estimate(experiment, theta, phi, v, key_likelihood)
-    if tractable:
+        figures |= _log_likelihood(experiment, theta, phi, v, key_likelihood)
+    if experiment.generator is not None:
+        figures |= _bidvl(experiment, theta, phi, v, key_posterior)
+    elif tractable:
         if experiment.posterior is not None:
             figures |= _rbm_posterior(experiment, theta, phi, v)
     else:
         figures |= _posterior_fisher(experiment, theta, phi, v, key_posterior)
     figures["ssm"] = _ssm(experiment, theta, phi, v, key_ssm, tractable)
     return {name: x if isinstance(x, (str, int)) else float(x) for name, x in figures.items()}
+
+
+def _log_likelihood(experiment, theta, phi, v, key):
+    if hasattr(experiment.energy, "log_hidden_marginal"):
+        return _rbm_log_likelihood(experiment, theta, phi, v, key)
+    if not hasattr(experiment.energy, "decoder"):
+        return _deep_log_likelihood(experiment, theta, phi, v, key)
+    num = experiment.config.evaluation.importance_samples
+    return {
+        "log_likelihood": jnp.mean(log_density_by_samples(experiment, theta, phi, v, key)),
+        "log_likelihood_method": f"by {num} samples of q, log Z = 0",
+    }
+
+
+def _bidvl(experiment, theta, phi, v, key):
+    one = partial(
+        losses.bidvl_lower_loss,
+        energy=experiment.energy.apply,
+        generator=experiment.generator.apply,
+        posterior=experiment.posterior.apply,
+        form=generative.bidvl_form(experiment.config.method.bidvl),
+    )
+    _, aux = jax.jit(one)(theta, phi, key, v)
+    return {
+        "data_energy": jnp.mean(jax.jit(jax.vmap(partial(experiment.energy.apply, theta)))(v)),
+        "generated_energy": jnp.mean(aux.generated_energies),
+        "elbo": jnp.mean(aux.elbos),
+    }
 
 
 def _rbm_log_likelihood(experiment, theta, phi, v, key):  # noqa: ARG001
@@ -100,7 +128,7 @@ def _deep_log_likelihood(experiment, theta, phi, v, key):
             "log_likelihood_method": _ais_name(settings),
             **quality,
         }
-    log_density = _log_density_by_samples(experiment, theta, phi, v, key_bound)
+    log_density = log_density_by_samples(experiment, theta, phi, v, key_bound)
     return {
         "log_likelihood": jnp.mean(log_density) - result.log_partition,
         "log_likelihood_method": (
@@ -110,21 +138,13 @@ def _deep_log_likelihood(experiment, theta, phi, v, key):
     }
 
 
-def _log_density_by_samples(experiment, theta, phi, v, key):
-    """Importance estimates of log p̃(v) of each v, by samples of q."""
+def log_density_by_samples(experiment: Experiment, theta, phi, v, key) -> jax.Array:
+    """Returns importance estimates of log p̃(v) of each v, by samples of the learned q."""
     energy, posterior = experiment.energy.apply, experiment.posterior.apply
     num = experiment.config.evaluation.importance_samples
 
-    def bound(example_key, v):
-        q = posterior(phi, v)
-
-        def log_weight(sample_key):
-            h, log_q = q.sample_and_log_prob(sample_key)
-            return -energy(theta, v, h) - log_q
-
-        return logsumexp(jax.vmap(log_weight)(jax.random.split(example_key, num))) - math.log(num)
-
-    return jax.jit(jax.vmap(bound))(jax.random.split(key, len(v)), v)
+    bound = partial(divergences.IWAE(num), theta, phi, energy=energy, posterior=posterior)
+    return -jax.jit(jax.vmap(bound))(jax.random.split(key, len(v)), v)
 
 
 def _ais_name(settings):

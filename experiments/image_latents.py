@@ -50,7 +50,7 @@ def probe_latents(
     representations = {"pixels": lambda x: x.reshape(len(x), -1)}
     if hasattr(model.experiment.energy, "trunk"):
         representations = {"trunk of E": partial(trunk_features, model)} | representations
-    if model.experiment.num_latents:
+    if model.experiment.latent_size:
         representations = {"mean of q": partial(latent_means, model)} | representations
     features = {
         name: {split: represent(x) for split, x in v.items()}

@@ -10,15 +10,18 @@ import numpy as np
 import tqdm
 
 from experiments.image_evaluation import Model
-from jbism import data, estimators, metrics
+from jbism import data, divergences, estimators, metrics
+
+_PARTICLES = 10  # of q, an image
 
 
-def scores(model: Model, v: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns two scores of each example, [n], that are to be high on data, by name.
+def scores(model: Model, key: jax.Array, v: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns scores of each example, [n], that are to be high on data, by name.
 
     The log-density without its constant log Z is exact where the energy has a free energy; else
-    -E(v, h) stands for it, h the mean of q(h | v). The score ∇_v log p(v) is exact likewise, or the
-    variational score at the mean; its norm is small near modes.
+    -E(v, h) stands for it, h the mean of q(h | v), and so does its importance estimate by samples
+    of q. The score ∇_v log p(v) is exact likewise, or the variational score at the mean; its norm
+    is small near modes.
     """
     experiment, theta, phi = model
     apply = experiment.energy.apply
@@ -32,15 +35,23 @@ def scores(model: Model, v: np.ndarray) -> dict[str, np.ndarray]:
         names = "log p(v) + log Z", "-‖∇ log p(v)‖"
         return dict(zip(names, model.map(exact, v), strict=True))
 
-    def variational(v):
+    def variational(key, v):
         h = experiment.infer(theta, phi)(v).mean
         score = estimators.variational_score(
             theta, phi, v, h, energy=apply, posterior=experiment.posterior.apply
         )
-        return -apply(theta, v, h), -jnp.linalg.norm(score.reshape(-1))
+        bound = divergences.IWAE(_PARTICLES)(
+            theta, phi, key, v, energy=apply, posterior=experiment.posterior.apply
+        )
+        return -apply(theta, v, h), -bound, -jnp.linalg.norm(score.reshape(-1))
 
-    names = "-E(v, mean of q)", "-‖variational score at the mean of q‖"
-    return dict(zip(names, model.map(variational, v), strict=True))
+    names_of_latent = (
+        "-E(v, mean of q)",
+        f"log p(v) + log Z by {_PARTICLES} samples of q",
+        "-‖variational score at the mean of q‖",
+    )
+    keys = jax.random.split(key, len(v))
+    return dict(zip(names_of_latent, model.map(variational, keys, v), strict=True))
 
 
 def detect(
@@ -52,13 +63,15 @@ def detect(
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Returns how often a test image scores above another image, for each kind and each score."""
-    of_test = scores(model, test)
+    key_test, key = jax.random.split(key)
+    of_test = scores(model, key_test, test)
     rows = []
     for i, (name, v) in enumerate(
         tqdm.tqdm(others.items(), desc="other images", disable=not progress)
     ):
-        for j, (score, values) in enumerate(scores(model, v).items()):
-            own = jax.random.fold_in(jax.random.fold_in(key, i), j)
+        key_scores, key_interval = jax.random.split(jax.random.fold_in(key, i))
+        for j, (score, values) in enumerate(scores(model, key_scores, v).items()):
+            own = jax.random.fold_in(key_interval, j)
             for what, x in ((name, values), ("test images", of_test[score])):
                 if not np.isfinite(x).all():
                     raise ValueError(f"{score} of {what} is not finite everywhere")
@@ -92,6 +105,7 @@ def corrupted_images(
         "constant images": jnp.broadcast_to(color, images.shape),
         "test images, pixels shuffled": shuffled,
         "test images, inverted": 1 - images,
+        "test images, means of two": (images + np.roll(images, 1, axis=0)) / 2,
     }
     return {name: np.asarray(x).reshape(test.shape) for name, x in corrupted.items()}
 

@@ -5,11 +5,17 @@ from typing import Any
 import numpy as np
 
 from experiments.chains import Frames
-from experiments.image_sampling import Inpaintings, Interpolations
+from experiments.image_sampling import Inpaintings, Interpolations, Traversals
 from experiments.sampling import Samples
 from jbism import data, plotting
 
-FILES = ("reconstructions.png", "frames.png", "interpolations.png", "inpaintings.png")
+FILES = (
+    "reconstructions.png",
+    "frames.png",
+    "interpolations.png",
+    "inpaintings.png",
+    "traversals.png",
+)
 _RECONSTRUCTED = 30
 _MISSING = (0.35, 0.55, 0.85)  # no grey, so that no pixel is taken for it
 
@@ -20,6 +26,7 @@ def draw(dataset: data.Dataset, samples: Samples) -> dict[str, Any]:
         samples.frames and _frames(dataset, samples.frames),
         samples.interpolations and _interpolations(dataset, samples.interpolations),
         samples.inpaintings and _inpaintings(dataset, samples.inpaintings),
+        samples.traversals and _traversals(dataset, samples.traversals),
     )
     figures = [shown and plotting.image_panels(shown, columns=1, pixels=64) for shown in panels]
     return dict(zip(FILES, (_reconstructions(dataset, samples), *figures), strict=True))
@@ -41,6 +48,10 @@ def arrays(samples: Samples) -> dict[str, np.ndarray]:
         found["inpainting_mask_titles"] = np.array(list(masks))
         found["inpainting_masks"] = np.stack(list(masks.values()))
         found["inpaintings"] = samples.inpaintings.completions
+    if samples.traversals is not None:
+        found["traversed_latents"] = samples.traversals.latents
+        found["traversal_values"] = samples.traversals.values
+        found["traversals"] = samples.traversals.images
     return found
 
 
@@ -64,6 +75,13 @@ def _interpolations(dataset, interpolations: Interpolations):
     between = {title: dataset.images(interpolations.images[:, i]) for i, title in enumerate(titles)}
     first, second = (dataset.images(interpolations.ends[:, i]) for i in range(2))
     return {"image a": first, **between, "image b": second}
+
+
+def _traversals(dataset, traversals: Traversals):
+    return {
+        f"{value:+.3g}": dataset.images(traversals.images[:, i])
+        for i, value in enumerate(traversals.values)
+    }
 
 
 def _inpaintings(dataset, inpaintings: Inpaintings):

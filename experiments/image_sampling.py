@@ -1,4 +1,4 @@
-"""Interpolations between images and completions of images, by the Langevin chains of a model."""
+"""Interpolations between images, traversals of latents, and completions of images."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,13 +6,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from experiments.builders import Experiment
 from experiments.chains import LangevinChains
 
+_MOMENT_EXAMPLES = 1_000
+
 
 class Interpolations(NamedTuple):
-    """Images v of p(v | h) with h on the line between the latents of two test images."""
+    """Images v given h on the line between the latents of two test images."""
 
     ends: np.ndarray  # [row, 2, *event], the test images
     weights: np.ndarray  # [point], from 0 to 1, of the second image's latent
@@ -27,16 +30,25 @@ class Inpaintings(NamedTuple):
     completions: np.ndarray  # [mask, row, draw, *event]
 
 
-def interpolate(
-    experiment: Experiment, infer: Callable, chains: LangevinChains, key: jax.Array
-) -> Interpolations:
-    """Samples v given h between the means of q of pairs of test images.
+class Traversals(NamedTuple):
+    """Images G(h) with h that of a test image but for one latent, which moves."""
 
-    As samples are drawn, over the whole schedule from noise, but all chains start at one noise
-    and are driven by one: only h makes them differ. There are as many rows as
-    ``config.sampling.langevin.interpolation`` says and the test set has pairs.
+    latents: np.ndarray  # [row], which one; those that differ most between test images
+    values: np.ndarray  # [point], what it is set to
+    images: np.ndarray  # [row, point, *event]
+
+
+def interpolate(
+    experiment: Experiment,
+    infer: Callable,
+    decode: Callable[[jax.Array], jax.Array],
+    section: ConfigDict,
+) -> Interpolations:
+    """Decodes latents between the means of q of pairs of test images.
+
+    ``decode`` makes images [n, *event] of latents [n, L]. There are as many rows as the section
+    says and the test set has pairs.
     """
-    section = experiment.config.sampling.langevin.interpolation
     test = jnp.asarray(experiment.dataset.examples("test", slice(2 * section.num_rows)))
     num_rows, event = min(section.num_rows, len(test) // 2), test.shape[1:]
     ends = test[: 2 * num_rows].reshape(num_rows, 2, *event)
@@ -45,12 +57,50 @@ def interpolate(
     h = jax.vmap(
         lambda pair: jax.vmap(lambda weight: (1 - weight) * pair[0] + weight * pair[1])(weights)
     )(latents)
-    h = h.reshape(num_rows * section.num_points, -1)
-    key_start, key_chain = jax.random.split(key)
-    start = jnp.broadcast_to(0.5 + jax.random.normal(key_start, event), (len(h), *event))
-    v = chains.visible(key_chain, start, h, chains.schedule, "interpolation", shared_noise=True)
+    v = decode(h.reshape(num_rows * section.num_points, -1))
     images = v.reshape(num_rows, section.num_points, *event)
     return Interpolations(np.asarray(ends), np.asarray(weights), np.asarray(images))
+
+
+def interpolate_by_chains(
+    experiment: Experiment, infer: Callable, chains: LangevinChains, key: jax.Array
+) -> Interpolations:
+    """Interpolates by samples v given h.
+
+    As samples are drawn, over the whole schedule from noise, but all chains start at one noise
+    and are driven by one: only h makes them differ.
+    """
+    key_start, key_chain = jax.random.split(key)
+
+    def decode(h):
+        event = experiment.dataset.event_shape
+        start = jnp.broadcast_to(0.5 + jax.random.normal(key_start, event), (len(h), *event))
+        return chains.visible(
+            key_chain, start, h, chains.schedule, "interpolation", shared_noise=True
+        )
+
+    section = experiment.config.sampling.langevin.interpolation
+    return interpolate(experiment, infer, decode, section)
+
+
+def traverse(
+    experiment: Experiment,
+    infer: Callable,
+    decode: Callable[[jax.Array], jax.Array],
+    section: ConfigDict,
+) -> Traversals:
+    """Decodes the latents of the first test image, one of which at a time is moved.
+
+    There are as many rows as the section says and there are latents.
+    """
+    test = jnp.asarray(experiment.dataset.examples("test", slice(_MOMENT_EXAMPLES)))
+    means = jax.vmap(lambda v: infer(v).mean)(test)
+    order = jnp.argsort(-jnp.std(means, axis=0))[: section.num_rows]
+    values = jnp.linspace(-section.span, section.span, section.num_points)
+    h = jax.vmap(lambda j: jax.vmap(lambda x: means[0].at[j].set(x))(values))(order)
+    v = decode(h.reshape(-1, h.shape[-1]))
+    images = v.reshape(len(order), len(values), *test.shape[1:])
+    return Traversals(*map(np.asarray, (order, values, images)))
 
 
 def inpaint(experiment: Experiment, chains: LangevinChains, key: jax.Array) -> Inpaintings:

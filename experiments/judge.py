@@ -172,7 +172,7 @@ def _judge(model: Model, extract, samples, others, out: pathlib.Path) -> dict[st
         lambda: image_latents.posterior_fisher_divergence(model, key["fisher"], test),
     )
     represent, what = image_latents.trunk_features, "features of E's trunk"
-    if model.experiment.num_latents:
+    if model.experiment.latent_size:
         represent, what = image_latents.latent_means, "means of q(h|v)"
     points = represent(model, test)
     positions = cell("tsne", lambda: image_latents.embed(points, seed=_SEED.value).tolist())

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from experiments import baselines, parts
+from experiments import baselines, generative, parts
 from experiments.validation import learns_posterior, naming
 from jbism import _checks, distributions, divergences, losses, posteriors
 from jbism.training import (
+    bidvl_step,
     bilevel_step,
     bism_step,
     contrastive_step,
@@ -31,6 +32,7 @@ class Method(NamedTuple):
     phi: Any  # its initial parameters; empty likewise
     phi_optimizer: optax.GradientTransformation
     chains: Any  # where persistent Markov chains start; empty where there are none
+    generator: nn.Module | None = None  # of BiDVL
 
 
 def build_method(
@@ -51,7 +53,7 @@ def build_method(
         "ema_decay": config.train.ema_decay,
     }
     in_loops = trains_in_loops(config)
-    energy, num_latents = parts.build_energy(config.energy, in_loops=in_loops)
+    energy, num_latents = parts.build_energy(config.energy, v.shape, in_loops=in_loops)
     chains: Any = ()
     if name == "contrastive" and section.persistent:
         chains = baselines.initial_chains(section, energy, num_latents, key_chains, v)
@@ -65,6 +67,8 @@ def build_method(
             make = partial(marginal_step, loss=loss)
         with naming("config.train"):
             return Method(make(**train), theta, None, {}, optax.identity(), chains)
+    if name == "bidvl":
+        num_latents = config.generator.num_latents
     posterior = parts.build_posterior(config.posterior, num_latents)
     trained = parts.build_posterior(config.posterior, num_latents, in_loops=in_loops)
     phi_optimizer = parts.build_optimizer(config.phi_optimizer, "config.phi_optimizer")
@@ -76,8 +80,30 @@ def build_method(
         "unroll_lower": config.train.unroll_lower or True,
     }
     model: dict[str, Any] = {"energy": energy.apply, "posterior": trained.apply}
+    generator = None
     if name == "vnce":
         make = partial(bilevel_step, **baselines.vnce_losses(section, **model))
+    elif name == "bidvl":
+        form = generative.bidvl_form(section)
+        generator, decoder = (
+            parts.build_decoder(
+                config.generator.decoder, v.shape, "config.generator.decoder", in_loops=loops
+            )
+            for loops in (True, in_loops)
+        )
+        key_generator = jax.random.fold_in(key_phi, 1)
+        start = jax.jit(generator.init)(key_generator, jnp.zeros(num_latents))
+        phi = losses.BidvlParams(start, phi)
+        hypergradient = None
+        if section.form == "full":
+            hypergradient = parts.build_hypergradient(config.hypergradient, phi_optimizer)
+        make = partial(
+            bidvl_step,
+            form=form,
+            generator=decoder.apply,
+            hypergradient=hypergradient,
+            **model,
+        )
     else:
         model["divergence"] = parts.build_divergence(config.divergence)
         if name == "bism":
@@ -86,12 +112,14 @@ def build_method(
         elif name == "vages":
             options = _vages_options(config.method.vages)
             make = partial(vages_step, objective=objective, **options, **model)
+        elif name == "vae":
+            make = partial(bilevel_step, **generative.vae_losses(**model))
         else:
             make = partial(
                 contrastive_step, **baselines.joint_contrastive_options(section, **model)
             )
     with naming("config.train"):
-        return Method(make(**train), theta, posterior, phi, phi_optimizer, chains)
+        return Method(make(**train), theta, posterior, phi, phi_optimizer, chains, generator)
 
 
 def trains_in_loops(config: ConfigDict) -> bool:
@@ -100,14 +128,15 @@ def trains_in_loops(config: ConfigDict) -> bool:
         return True
     if config.method.name == "contrastive":
         return True
-    return config.method.name == "bism" and config.hypergradient.name != "first_order"
+    full = config.method.name == "bidvl" and config.method.bidvl.form == "full"
+    return (config.method.name == "bism" or full) and config.hypergradient.name != "first_order"
 
 
 def check_divergence(
     config: ConfigDict, method: Method, *, energy: nn.Module, key: jax.Array, v: jax.Array
 ) -> None:
     """Raises unless the divergence, where the method has one, fits the initial parameters."""
-    if method.posterior is None or config.method.name == "vnce":
+    if method.posterior is None or config.method.name in ("vnce", "bidvl"):
         return
     model: dict[str, Any] = {"energy": energy.apply, "posterior": method.posterior.apply}
     divergence = parts.build_divergence(config.divergence)

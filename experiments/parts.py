@@ -3,6 +3,7 @@
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
@@ -19,15 +20,20 @@ _ACTIVATIONS = {
     "tanh": jnp.tanh,
 }
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_BOUNDS = {"none": None, "sigmoid": nn.sigmoid, "tanh": jnp.tanh}
+# What an option of a network may be called.
+_NAMED = {"activation": _ACTIVATIONS, "dtype": _DTYPES, "output_activation": _BOUNDS}
 _TRUNKS = {
     "mlp": networks.MLP,
     "conv_encoder": networks.ConvEncoder,
     "residual_conv": networks.ResidualConvNet,
 }
+_DECODERS = {"mlp": networks.MLPDecoder, "conv": networks.ConvDecoder}
 _ENERGIES = {
     "gaussian_rbm": energies.GaussianRBM,
     "deep_eblvm": energies.DeepEBLVM,
     "marginal": energies.MarginalEnergy,
+    "gaussian_decoder": energies.GaussianDecoder,
 }
 _POSTERIORS = {"bernoulli": posteriors.Bernoulli, "gaussian": posteriors.Gaussian}
 _OBJECTIVES = {
@@ -58,43 +64,67 @@ def _choose(section, registry, path):
         return make(**options)
 
 
-def build_energy(section: ConfigDict, *, in_loops: bool = True) -> tuple[nn.Module, int]:
-    """Returns the energy and the number of its latents; for ``in_loops`` see `_trunk`."""
+def build_energy(
+    section: ConfigDict, shape: tuple[int, ...], *, in_loops: bool = True
+) -> tuple[nn.Module, int]:
+    """Returns the energy of v of a shape, and the number of its latents.
+
+    For ``in_loops`` see `_network`.
+    """
     make, options = _pick(section, _ENERGIES, "config.energy")
     path = f"config.energy.{section.name}"
     if "trunk" in options:
-        options["trunk"] = _trunk(options["trunk"], f"{path}.trunk", in_loops)
+        options["trunk"] = _network(options["trunk"], _TRUNKS, f"{path}.trunk", in_loops)
         if options["trunk"] is None:
             raise ConfigError(f"{path}.trunk.name must not be 'none'")
+    if "decoder" in options:
+        decoder = options.pop("decoder")
+        options["decoder"] = build_decoder(decoder, shape, f"{path}.decoder", in_loops=in_loops)
     if options.get("num_features") == -1:
         options["num_features"] = None
     with naming(path):
+        if options.get("spectral_norm_steps", 0) > 0:
+            options["trunk"] = networks.SpectralNorm(
+                options["trunk"], options["spectral_norm_steps"]
+            )
         return make(**options), options.get("num_latents", options.get("num_hidden", 0))
 
 
 def build_posterior(section: ConfigDict, num_latents: int, *, in_loops: bool = True) -> nn.Module:
-    """Returns the posterior module; for ``in_loops`` see `_trunk`."""
+    """Returns the posterior module; for ``in_loops`` see `_network`."""
     make, options = _pick(section, _POSTERIORS, "config.posterior")
-    trunk = _trunk(options.pop("trunk"), f"config.posterior.{section.name}.trunk", in_loops)
+    path = f"config.posterior.{section.name}.trunk"
+    trunk = _network(options.pop("trunk"), _TRUNKS, path, in_loops)
     with naming(f"config.posterior.{section.name}"):
         return make(num_latents=num_latents, trunk=trunk, **options)
 
 
-def _trunk(section, path, in_loops):
-    """A trunk; its convolutions, if "auto", are XLA's own where they run outside of loops.
+def build_decoder(
+    section: ConfigDict, shape: tuple[int, ...], path: str, *, in_loops: bool = True
+) -> nn.Module:
+    """Returns the decoder of the section at ``path``, to v of a shape."""
+    decoder = _network(section, _DECODERS, path, in_loops, shape=shape)
+    with naming(f"{path}.{section.name}"):
+        jax.eval_shape(decoder.init, jax.random.key(0), jnp.zeros(1))
+    return decoder
+
+
+def _network(section, registry, path, in_loops, **given):
+    """A network; its convolutions, if "auto", are XLA's own where they run outside of loops.
 
     There XLA's CPU backend is fast, and compiles sooner; parameters are the same either way.
     """
     if section.name == "none":
         return None
-    make, options = _pick(section, _TRUNKS, path)
-    for option, registry in (("activation", _ACTIVATIONS), ("dtype", _DTYPES)):
-        if options[option] not in registry:
+    make, options = _pick(section, registry, path)
+    for option in sorted(options.keys() & _NAMED.keys()):
+        choices = _NAMED[option]
+        if options[option] not in choices:
             raise ConfigError(
-                f"{path}.{section.name}.{option} must be one of {sorted(registry)}, "
+                f"{path}.{section.name}.{option} must be one of {sorted(choices)}, "
                 f"got {options[option]!r}"
             )
-        options[option] = registry[options[option]]
+        options[option] = choices[options[option]]
     if options.get("implementation") == "auto" and not in_loops:
         options["implementation"] = "lax"
     if "features" in options:
@@ -102,7 +132,7 @@ def _trunk(section, path, in_loops):
     if "strides" in options:
         options["strides"] = tuple(options["strides"]) or None
     with naming(f"{path}.{section.name}"):
-        return make(**options)
+        return make(**options, **given)
 
 
 def build_optimizer(section: ConfigDict, path: str) -> optax.GradientTransformation:

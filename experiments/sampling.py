@@ -10,7 +10,7 @@ import numpy as np
 from experiments import image_sampling
 from experiments.builders import Experiment
 from experiments.chains import Frames, LangevinChains, chunks
-from experiments.image_sampling import Inpaintings, Interpolations
+from experiments.image_sampling import Inpaintings, Interpolations, Traversals
 from jbism import energies, samplers
 
 
@@ -23,6 +23,7 @@ class Samples(NamedTuple):
     frames: Frames | None = None  # of the joint samples; this and the rest of images only
     interpolations: Interpolations | None = None
     inpaintings: Inpaintings | None = None
+    traversals: Traversals | None = None
 
 
 def draw(
@@ -43,8 +44,8 @@ def draw(
       phi: parameters of the posterior.
       key: random key.
       num_samples: how many.
-      pictures: of images, the frames, interpolations and inpaintings of the config too, where the
-        sampler is Langevin dynamics.
+      pictures: of images, what else the config wants of a sampler: of Langevin dynamics frames,
+        interpolations and inpaintings, of a generator interpolations and traversals.
       progress: show progress bars.
 
     Raises:
@@ -53,23 +54,28 @@ def draw(
     name = experiment.config.sampling.name
     if name == "gibbs":
         return _gibbs(experiment, theta, phi, key, num_samples, progress)
+    pictures = pictures and experiment.dataset.image_shape is not None
     if name == "langevin":
-        pictures = pictures and experiment.dataset.image_shape is not None
         return _langevin(experiment, theta, phi, key, num_samples, pictures, progress)
-    raise ValueError(f"config.sampling.name must be 'gibbs' or 'langevin', got {name!r}")
+    if name == "generator":
+        return _generator(experiment, theta, phi, key, num_samples, pictures)
+    raise ValueError(
+        f"config.sampling.name must be 'gibbs', 'langevin' or 'generator', got {name!r}"
+    )
 
 
 def reconstruct(
     experiment: Experiment, theta, phi, key, *, num_samples: int, progress: bool = True
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Returns at most ``num_samples`` test examples and their reconstructions by their latents.
+    """Returns test examples and their reconstructions by their latents.
 
-    As `draw` makes them: the means of v of an RBM, else one draw. None without latents.
+    As `draw` makes them: the means of v of an RBM or a generator, else at most ``num_samples``
+    draws. None without latents.
     """
+    if experiment.config.sampling.name in ("gibbs", "generator"):
+        return _decoded(experiment, theta, phi, num_samples)
     if experiment.num_latents == 0:
         return None, None
-    if experiment.config.sampling.name == "gibbs":
-        return _means_of_latents(experiment, theta, phi, num_samples)
     chains = LangevinChains(experiment, theta, progress=progress)
     return _draws_of_latents(experiment, experiment.infer(theta, phi), chains, key, num_samples)
 
@@ -93,16 +99,43 @@ def _gibbs(experiment, theta, phi, key, num_samples, progress):
     if experiment.dataset.image_shape is not None:
         panels["E[v | h] of the Gibbs samples"] = jax.vmap(lambda h: visible(h).mean)(h)
     panels[f"Gibbs samples v, {steps:,} steps from noise"] = v
-    reconstructions = _means_of_latents(experiment, theta, phi, num_samples)
+    reconstructions = _decoded(experiment, theta, phi, num_samples)
     return Samples(_to_host(panels), *reconstructions)
 
 
-def _means_of_latents(experiment, theta, phi, num_samples):
-    """Returns test examples, and E[v | h] at the means of their latents."""
+def _generator(experiment, theta, phi, key, num_samples, pictures):
     infer = experiment.infer(theta, phi)
-    visible: Any = energies.conditionals(experiment.energy, theta)["visible_given_hidden"]
-    originals = jnp.asarray(experiment.dataset.examples("test", slice(num_samples)))
-    reconstructions = jax.vmap(lambda v: visible(infer(v).mean).mean)(originals)
+    decode = jax.jit(jax.vmap(experiment.generate(theta, phi)))
+    panels = {
+        "G(h), h ~ N(0, I)": decode(jax.random.normal(key, (num_samples, experiment.latent_size)))
+    }
+    section = experiment.config.sampling.generator
+    interpolations = traversals = None
+    if pictures and section.interpolation.num_rows > 0:
+        interpolations = image_sampling.interpolate(
+            experiment, infer, decode, section.interpolation
+        )
+    if pictures and section.traversal.num_rows > 0:
+        traversals = image_sampling.traverse(experiment, infer, decode, section.traversal)
+    originals, reconstructions = _decoded(experiment, theta, phi, num_samples)
+    return Samples(
+        _to_host(panels),
+        originals,
+        reconstructions,
+        interpolations=interpolations,
+        traversals=traversals,
+    )
+
+
+def _decoded(experiment, theta, phi, num_samples):
+    """Returns test examples, and the means of v given the means of their latents.
+
+    They cost little: as many as there are samples, or figures are of.
+    """
+    num_examples = max(num_samples, experiment.config.evaluation.num_examples)
+    infer, generate = experiment.infer(theta, phi), experiment.generate(theta, phi)
+    originals = jnp.asarray(experiment.dataset.examples("test", slice(num_examples)))
+    reconstructions = jax.jit(jax.vmap(lambda v: generate(infer(v).mean)))(originals)
     return np.asarray(originals), np.asarray(reconstructions)
 
 
@@ -144,7 +177,9 @@ def _langevin(experiment, theta, phi, key, num_samples, pictures, progress):
     )
     interpolations = None
     if pictures and section.interpolation.num_rows > 0:
-        interpolations = image_sampling.interpolate(experiment, infer, chains, keys["interpolate"])
+        interpolations = image_sampling.interpolate_by_chains(
+            experiment, infer, chains, keys["interpolate"]
+        )
     panels = {"v | h with h from q of training data": via_q, "joint samples (v, h)": joint}
     return Samples(
         _to_host(panels), originals, reconstructions, frames, interpolations, inpaintings

@@ -11,8 +11,17 @@ from experiments.configs import base
 from jbism import _checks, samplers
 
 # The latents that an energy has, in the terms of the posteriors over them.
-_POSTERIOR_OF = {"gaussian_rbm": "bernoulli", "deep_eblvm": "gaussian"}
-_SAMPLER_OF = {"gaussian_rbm": "gibbs", "deep_eblvm": "langevin", "marginal": "langevin"}
+_POSTERIOR_OF = {
+    "gaussian_rbm": "bernoulli",
+    "deep_eblvm": "gaussian",
+    "gaussian_decoder": "gaussian",
+}
+_SAMPLERS_OF = {
+    "gaussian_rbm": ("gibbs",),
+    "deep_eblvm": ("langevin",),
+    "marginal": ("langevin",),
+    "gaussian_decoder": ("generator", "langevin"),
+}
 _METHODS = (
     "bism",
     "vages",
@@ -22,18 +31,24 @@ _METHODS = (
     "nce",
     "vnce",
     "maximum_likelihood",
+    "bidvl",
+    "vae",
 )
-_OWN_LOSSES = ("contrastive", "nce", "vnce", "maximum_likelihood")
+_OWN_LOSSES = ("contrastive", "nce", "vnce", "maximum_likelihood", "bidvl", "vae")
 # The energies that a method can train, where not all.
 _ENERGIES_OF = {
-    "bism": ("gaussian_rbm", "deep_eblvm"),
-    "vages": ("gaussian_rbm", "deep_eblvm"),
+    "bism": ("gaussian_rbm", "deep_eblvm", "gaussian_decoder"),
+    "vages": ("gaussian_rbm", "deep_eblvm", "gaussian_decoder"),
+    "contrastive": ("gaussian_rbm", "deep_eblvm", "marginal"),
     "vnce": ("gaussian_rbm", "deep_eblvm"),
     "marginal": ("gaussian_rbm", "marginal"),
     "nce": ("gaussian_rbm", "marginal"),
     "importance": ("gaussian_rbm",),
     "maximum_likelihood": ("gaussian_rbm",),
+    "bidvl": ("marginal",),
+    "vae": ("gaussian_decoder",),
 }
+_SAMPLERS = ("gibbs", "langevin", "generator")
 _MAX_ENUMERATED = 20  # 2^20 latents a step
 
 
@@ -48,7 +63,7 @@ def learns_posterior(config: ConfigDict) -> bool:
         return not config.method.vages.exact_posterior
     if name == "contrastive":
         return config.energy.name == "deep_eblvm"
-    return name in ("bism", "vnce")
+    return name in ("bism", "vnce", "bidvl", "vae")
 
 
 def trained_objective(config: ConfigDict) -> str | None:
@@ -134,15 +149,24 @@ def _check_multiple(name, value, divisor_name, divisor):
 
 
 def _check_parts(config):
-    energy = config.energy.name
-    _checks.one_of("config.energy.name", energy, tuple(_SAMPLER_OF))
-    for section, fitting in (("posterior", _POSTERIOR_OF), ("sampling", _SAMPLER_OF)):
-        given = config[section].name
-        _checks.one_of(f"config.{section}.name", given, tuple(dict.fromkeys(fitting.values())))
-        if given != fitting.get(energy, given):
+    energy, posterior = config.energy.name, config.posterior.name
+    _checks.one_of("config.energy.name", energy, tuple(_SAMPLERS_OF))
+    _checks.one_of("config.posterior.name", posterior, tuple(dict.fromkeys(_POSTERIOR_OF.values())))
+    _checks.one_of("config.sampling.name", config.sampling.name, _SAMPLERS)
+    where, posteriors, fitting = f"config.energy.name = {energy!r}", _POSTERIOR_OF, _SAMPLERS_OF
+    if config.method.name == "bidvl":  # has a posterior and a generator beside the energy
+        where += " and config.method.name = 'bidvl'"
+        posteriors = {energy: "gaussian"}
+        fitting = {energy: ("generator", "langevin")}
+    wanted = {
+        "posterior": (posteriors.get(energy, posterior),),
+        "sampling": fitting[energy],
+    }
+    for section, names in wanted.items():
+        if config[section].name not in names:
             raise ValueError(
-                f"config.{section}.name must be {fitting[energy]!r} with config.energy.name = "
-                f"{energy!r}, got {given!r}"
+                f"config.{section}.name must be {' or '.join(map(repr, names))} with {where}, got "
+                f"{config[section].name!r}"
             )
 
 
@@ -184,6 +208,7 @@ def _check_method(config):
             f"{head!r}, got {num_features}"
         )
     _check_baselines(config)
+    _check_generative(config)
     _checks.positive("config.hypergradient.unroll.sgd_rate", config.hypergradient.unroll.sgd_rate)
     fitting = _ENERGIES_OF.get(method.name, (energy,))
     if energy not in fitting:
@@ -192,11 +217,8 @@ def _check_method(config):
             f"{' or '.join(map(repr, fitting))}, got {energy!r}"
         )
     unroll, phi = config.hypergradient.unroll, config.phi_optimizer
-    live = (
-        method.name == "bism"
-        and config.hypergradient.name == "unroll"
-        and unroll.optimizer == "live"
-    )
+    unrolls = method.name == "bism" or (method.name == "bidvl" and method.bidvl.form == "full")
+    live = unrolls and config.hypergradient.name == "unroll" and unroll.optimizer == "live"
     if live and unroll.num_steps > 0 and phi.name == "adam" and phi.adam.eps_root == 0:
         raise ValueError(
             "config.phi_optimizer.adam.eps_root must be > 0 (such as 1e-8) where Adam is "
@@ -239,24 +261,46 @@ def _check_baselines(config):
         )
 
 
+def _check_generative(config):
+    bidvl = config.method.bidvl
+    _checks.integer("config.generator.num_latents", config.generator.num_latents, minimum=1)
+    _checks.one_of("config.method.bidvl.form", bidvl.form, ("compact", "full"))
+    coefficient = bidvl.compact.latent_coefficient
+    if coefficient != -1 and not coefficient >= 0:
+        raise ValueError(
+            "config.method.bidvl.compact.latent_coefficient must be >= 0, or -1 for 1 / the "
+            f"number of latents, got {coefficient}"
+        )
+    if config.method.name == "vae" and config.divergence.name not in ("kl", "iwae"):
+        raise ValueError(
+            "config.divergence.name must be 'kl' or 'iwae' with config.method.name = 'vae', whose "
+            f"evidence bounds they are, got {config.divergence.name!r}"
+        )
+
+
 def _check_sampling(section):
     _checks.integer("config.sampling.num_samples", section.num_samples, minimum=1)
     _checks.integer("config.sampling.gibbs.num_steps", section.gibbs.num_steps, minimum=1)
     langevin = section.langevin
     for key in ("step_size", "latent_step_size"):
         _checks.positive(f"config.sampling.langevin.{key}", langevin[key])
+    _checks.positive("config.sampling.generator.traversal.span", section.generator.traversal.span)
     _checks.integer(
         "config.sampling.langevin.reconstruction_steps", langevin.reconstruction_steps, minimum=1
     )
+    points = {"num_rows": 0, "num_points": 2}
     minima = {
-        "frames": {"num_chains": 0, "num_stages": 2},
-        "interpolation": {"num_rows": 0, "num_points": 2},
-        "inpainting": {"num_rows": 0, "num_draws": 1},
+        "generator.interpolation": points,
+        "generator.traversal": points,
+        "langevin.frames": {"num_chains": 0, "num_stages": 2},
+        "langevin.interpolation": points,
+        "langevin.inpainting": {"num_rows": 0, "num_draws": 1},
     }
     for name, least in minima.items():
+        sampler, picture = name.split(".")
         for key, minimum in least.items():
-            path = f"config.sampling.langevin.{name}.{key}"
-            _checks.integer(path, langevin[name][key], minimum=minimum)
+            path = f"config.sampling.{name}.{key}"
+            _checks.integer(path, section[sampler][picture][key], minimum=minimum)
     with naming("config.sampling.langevin"):
         samplers.annealing_schedule(
             hot_steps=langevin.hot_steps,

@@ -73,7 +73,7 @@ def test_deep_image_configs(name, monkeypatch):
     assert "num_test" not in given[name]
     assert given[name]["data_dir"] is None
     published = get_config()
-    energy, num_latents = parts.build_energy(published.energy)
+    energy, num_latents = parts.build_energy(published.energy, (side, side, channels))
     theta = jax.eval_shape(energy.init, jax.random.key(0), v[0], jnp.zeros(num_latents))
     count = sum(leaf.size for leaf in jax.tree.leaves(theta))
     # The published code's energies have as many.

@@ -301,7 +301,7 @@ def test_log_density_by_samples_of_the_exact_posterior():
         config=SimpleNamespace(evaluation=SimpleNamespace(importance_samples=7)),
     )
     v = jax.random.normal(jax.random.key(0), (5, 3))
-    found = evaluation._log_density_by_samples(experiment, {}, {}, v, jax.random.key(1))
+    found = evaluation.log_density_by_samples(experiment, {}, {}, v, jax.random.key(1))
     expected = -0.5 * np.sum(np.square(v), axis=1) + 1.5 * math.log(2 * math.pi)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 

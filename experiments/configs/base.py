@@ -4,6 +4,8 @@ A choice is a section with a ``name`` and one sub-section of options for each na
 ``--config.objective.name=ssm`` switches and ``--config.objective.dsm.sigma=0.1`` adjusts.
 """
 
+import math
+
 from ml_collections import ConfigDict
 
 
@@ -33,6 +35,15 @@ def _trunk():
             "implementation": "auto",
             "dtype": "float32",
         },
+    }
+
+
+def _decoder():
+    bounded = {"activation": "elu", "output_activation": "sigmoid", "dtype": "float32"}
+    return {
+        "name": "mlp",  # or "conv"; the output is "sigmoid", "tanh" or "none"
+        "mlp": {"features": (256, 256)} | bounded,
+        "conv": {"features": (128, 64, 32), "implementation": "auto"} | bounded,
     }
 
 
@@ -100,9 +111,17 @@ def get_config() -> ConfigDict:
                 "marginal": {  # no latents: the posterior is not used
                     "head": "squared_norm",  # or "linear", "softplus"
                     "num_features": -1,  # rows of the squared norm; -1 for those of the trunk
+                    "spectral_norm_steps": 0,  # power iterations a call, on all kernels; 0: none
                     "trunk": _trunk(),
                 },
+                "gaussian_decoder": {  # the model of a variational autoencoder; log Z = 0
+                    "num_latents": 16,
+                    "scale": math.sqrt(0.5),
+                    "decoder": _decoder(),
+                },
             },
+            # p_φ(v | h) of method "bidvl", whose energy has no latents.
+            "generator": {"num_latents": 16, "decoder": _decoder()},
             "posterior": {
                 "name": "bernoulli",
                 "bernoulli": {"trunk": _trunk() | {"name": "none"}, "temperature": 0.1},
@@ -111,9 +130,11 @@ def get_config() -> ConfigDict:
             # How the objective's gradient comes about. "bism" goes through the fit of the posterior
             # (section hypergradient), "vages" takes samples of it; "marginal" has the exact free
             # energy, "importance" estimates it from uniform latents: both learn no posterior.
-            # The rest have losses of their own and no use for the section objective: "contrastive"
-            # divergence (CD, PCD), noise-contrastive estimation by the exact free energy ("nce") or
-            # by a learned posterior ("vnce"), and "maximum_likelihood" by enumeration of log Z.
+            # The rest have losses of their own and no use for the section objective: contrastive
+            # divergence (CD, PCD), noise-contrastive estimation by the exact free energy ("nce")
+            # or by a learned posterior ("vnce"), "maximum_likelihood" by enumeration of log Z,
+            # bi-level doubly variational learning ("bidvl"), and "vae", in which energy and
+            # posterior both descend the divergence, "kl" or "iwae".
             "method": {
                 "name": "bism",
                 "bism": {},
@@ -143,6 +164,23 @@ def get_config() -> ConfigDict:
                 "nce": _noise(),
                 "vnce": _noise() | {"num_particles": 5},  # of a noise example; 0 for exact
                 "maximum_likelihood": {},
+                "bidvl": {
+                    "form": "compact",  # or "full", which has a hypergradient
+                    "compact": {
+                        "scale": math.sqrt(0.5),
+                        "elbo_coefficient": 0.05,
+                        "latent_coefficient": -1.0,  # -1 for 1 / the number of latents
+                        "hinge": False,
+                    },
+                    "full": {
+                        "scale": math.sqrt(0.5),
+                        "elbo_coefficient": 1.0,
+                        "weights": "uniform",  # or "generator", "flat"
+                        "clip": (),  # (low, high), bounds of the weights; () for none
+                        "num_particles": 1,
+                    },
+                },
+                "vae": {},
             },
             "objective": {
                 "name": "dsm",
@@ -211,6 +249,12 @@ def get_config() -> ConfigDict:
                 "name": "gibbs",
                 "num_samples": 64,
                 "gibbs": {"num_steps": 1_000},
+                # No chain: G(h), h ~ N(0, I). Rows of pictures, 0 for no picture; each row of
+                # traversals moves one latent of a test image from -span to span.
+                "generator": {
+                    "interpolation": {"num_rows": 6, "num_points": 8},
+                    "traversal": {"num_rows": 8, "num_points": 9, "span": 2.5},
+                },
                 "langevin": {
                     "step_size": 0.02,
                     "latent_step_size": 0.02,

@@ -23,6 +23,9 @@ class MarginalEnergy(nn.Module):
         `jbism.networks.ResidualConvNet` or `jbism.networks.MLP`.
       head: one of the above.
       num_features: rows of A; for ``"squared_norm"`` alone, where None means as many as features.
+      spectral_norm_steps: power iterations a call by which the kernel of the head, A or w, is
+        divided by its spectral norm, as `jbism.networks.SpectralNorm` does those of a trunk;
+        0 leaves it.
 
     Raises:
       ValueError: if the trunk's output is not a vector, the head is unknown, or it has no A and
@@ -40,22 +43,31 @@ class MarginalEnergy(nn.Module):
     trunk: nn.Module
     head: str = "squared_norm"
     num_features: int | None = None
+    spectral_norm_steps: int = 0
 
     @nn.compact
     def __call__(self, v: Array) -> Array:
         """Returns E(v) of one v."""
         _checks.one_of("head", self.head, _HEADS)
+        _checks.integer("spectral_norm_steps", self.spectral_norm_steps, minimum=0)
         features = _checks.rank("trunk(v)", self.trunk(v), 1)
         if self.head != "squared_norm":
             if self.num_features is not None:
                 raise ValueError(
                     f"num_features must be None with head={self.head!r}, got {self.num_features}"
                 )
-            output = nn.Dense(1, name="head")(features)[0]
+            output = self._head(1, features)[0]
             return nn.softplus(output) if self.head == "softplus" else output
         width = len(features) if self.num_features is None else self.num_features
         _checks.integer("num_features", width, minimum=1)
-        return jnp.sum(nn.elu(nn.Dense(width, name="head")(features)) ** 2)
+        return jnp.sum(nn.elu(self._head(width, features)) ** 2)
+
+    def _head(self, width, features):
+        head = nn.Dense(width, name="head")
+        if self.spectral_norm_steps == 0:
+            return head(features)
+        steps = self.spectral_norm_steps
+        return nn.SpectralNorm(head, n_steps=steps)(features, update_stats=False)
 
     def free_energy(self, v: Array) -> Array:
         """Returns -log p(v) up to the constant log Z, which without latents is E(v)."""

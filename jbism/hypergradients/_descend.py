@@ -105,6 +105,10 @@ def run_steps(
         norm = optax.tree.norm(jax.lax.stop_gradient(grads))
         return (phi, opt_state), Descent(loss, norm)
 
+    if keys.shape[0] == 1 and not remat:
+        # Outside of loops, where XLA's CPU backend has its fast convolutions.
+        carry, descent = step((phi, opt_state), keys[0])
+        return *carry, jax.tree.map(lambda x: x[None], descent)
     scan = _checkpointed_scan if remat else jax.lax.scan
     (phi, opt_state), descent = scan(step, (phi, opt_state), keys, unroll=unroll)
     return phi, opt_state, descent
