@@ -486,8 +486,8 @@ REFUSED = {
     ),
     "method.bism without latents": (
         MARGINAL | {"method.name": "bism"},
-        "config.method.name = 'bism' needs config.energy.name = 'gaussian_rbm' or 'deep_eblvm', "
-        "got 'marginal'",
+        "config.method.name = 'bism' needs config.energy.name = 'gaussian_rbm' or 'deep_eblvm' or "
+        "'gaussian_decoder', got 'marginal'",
     ),
     "method.maximum_likelihood without latents": (
         MARGINAL | {"method.name": "maximum_likelihood"},
