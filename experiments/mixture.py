@@ -33,7 +33,7 @@ _SETTINGS = (
     flags.DEFINE_list("methods", ["all"], f"Which: all, or of {', '.join(map(slug, METHODS))}."),
     flags.DEFINE_integer("seeds", 5, "Seeds a method.", lower_bound=1),
     flags.DEFINE_integer("num_steps", 2_000, "Upper steps.", lower_bound=1),
-    flags.DEFINE_integer("num_lower_steps", 5, "Lower steps an upper one, K.", lower_bound=1),
+    flags.DEFINE_integer("num_lower_steps", 20, "Lower steps an upper one, K.", lower_bound=1),
     flags.DEFINE_integer("batch_size", 128, "Points of a batch.", lower_bound=2),
     flags.DEFINE_integer("num_modes", 8, "Gaussians.", lower_bound=1),
     flags.DEFINE_float("radius", 2.0, "Of the ring."),
@@ -43,6 +43,9 @@ _SETTINGS = (
     flags.DEFINE_float("scale", 0.25, "Standard deviation of p_φ(v | h)."),
     flags.DEFINE_float(
         "compact_elbo", 0.05, "Coefficient of the compact form's ELBO.", lower_bound=0.0
+    ),
+    flags.DEFINE_float(
+        "full_elbo", 0.1, "Coefficient of the full form's ELBO, λ.", lower_bound=0.0
     ),
     flags.DEFINE_integer(
         "num_particles", 4, "Particles of the ELBO where it is weighted.", lower_bound=1

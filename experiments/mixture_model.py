@@ -178,11 +178,12 @@ class Study:
     def _form(self, name):
         scale, first_order = self.config["scale"], FirstOrder()
         unroll = Unroll(self.config["unroll_steps"], optax.sgd(self.config["unroll_rate"]))
-        weighted = partial(BidvlFull, scale, num_particles=self.config["num_particles"])
+        full = partial(BidvlFull, scale, self.config["full_elbo"])
+        weighted = partial(full, num_particles=self.config["num_particles"])
         return {
             "compact": (BidvlCompact(scale, self.config["compact_elbo"]), None),
-            "full": (BidvlFull(scale), first_order),
-            "full, unrolled": (BidvlFull(scale), unroll),
+            "full": (full(), first_order),
+            "full, unrolled": (full(), unroll),
             "full, generator's weights": (weighted(weights="generator"), unroll),
             "full, known weights": (weighted(weights=self.ring.log_density), unroll),
             "full, flat weights": (weighted(weights="flat"), unroll),

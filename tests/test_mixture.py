@@ -26,6 +26,7 @@ SMALL = {
     "width": 4,
     "scale": 0.3,
     "compact_elbo": 0.05,
+    "full_elbo": 1.0,
     "num_particles": 2,
     "theta_rate": 1e-3,
     "phi_rate": 1e-3,

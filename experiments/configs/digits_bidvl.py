@@ -19,11 +19,12 @@ def get_config():
     config.generator.decoder.name = "mlp"
     config.generator.decoder.mlp.features = (256, 256)
     config.method.name = "bidvl"
-    for optimizer, rate in ((config.theta_optimizer, 1e-4), (config.phi_optimizer, 3e-4)):
+    config.method.bidvl.compact.scale = 0.2  # √½ outweighs all of 64 pixels
+    for optimizer, rate in ((config.theta_optimizer, 2e-4), (config.phi_optimizer, 1e-3)):
         optimizer.learning_rate = rate
         optimizer.adam.b1 = 0.0
         optimizer.adam.b2 = 0.9
-    config.train.num_steps = 20_000
+    config.train.num_steps = 10_000
     config.train.num_lower_steps = 1
     config.train.steps_per_call = 100
     config.sampling.name = "generator"
