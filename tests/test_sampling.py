@@ -174,6 +174,31 @@ def test_completions_follow_the_energy(experiment):
         oracles.assert_close(completions, np.broadcast_to(expected, completions.shape), atol=1e-4)
 
 
+# Samples by latents of the data
+
+
+def test_samples_via_q_and_reconstructions_start_from_its_draws_and_its_means(
+    experiment, theta, monkeypatch
+):
+    seen = {}
+
+    def visible(self, key, v, h, temperatures, title, **options):  # noqa: ARG001
+        seen[title] = np.asarray(h)
+        return v
+
+    monkeypatch.setattr(LangevinChains, "visible", visible)
+    phi = experiment.initial_state.phi
+    sampling.draw(experiment, theta, phi, KEY, num_samples=4, progress=False)
+    infer = experiment.infer(theta, phi)
+    keys = jax.random.split(jax.random.split(KEY, 8)[1], 4)
+    train, test = (jnp.asarray(experiment.dataset.examples(s, slice(4))) for s in ("train", "test"))
+    drawn = jax.vmap(lambda k, v: infer(v).sample(k))(keys, train)
+    means = jax.vmap(lambda v: infer(v).mean)(test)
+    oracles.assert_close(seen["Langevin v | h, h ~ q"], drawn, rtol=1e-6)
+    oracles.assert_close(seen["reconstruction"], means, rtol=1e-6)
+    assert np.abs(drawn - jax.vmap(lambda v: infer(v).mean)(train)).max() > 0.1
+
+
 # What is written
 
 
