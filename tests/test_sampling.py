@@ -182,7 +182,7 @@ def test_samples_via_q_and_reconstructions_start_from_its_draws_and_its_means(
 ):
     seen = {}
 
-    def visible(self, key, v, h, temperatures, title, **options):  # noqa: ARG001
+    def visible(self, key, v, h, temperatures, title, **options):
         seen[title] = np.asarray(h)
         return v
 
