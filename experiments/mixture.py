@@ -3,7 +3,7 @@
 The energy is a small network over the plane, whose log Z is a sum over a grid, so that KL(data ‖
 model) is known; the generator and the encoder are small too (Kan et al., 2022). Beside the compact
 form, as its published code has it, stand the full form with the first-order gradient and unrolled,
-the latter also with importance weights p_θ / p_d by each estimate of p_d, and exact maximum
+the former also with importance weights p_θ / p_d by each estimate of p_d, and exact maximum
 likelihood of the same energy. All seeds of a method are learned by one program, from data that are
 drawn afresh at each step.
 
@@ -53,7 +53,7 @@ _SETTINGS = (
     flags.DEFINE_float("theta_rate", 1e-3, "Adam's rate of the energy, at first."),
     flags.DEFINE_float("phi_rate", 3e-3, "Adam's rate of generator and encoder, at first."),
     flags.DEFINE_integer("unroll_steps", 2, "Virtual steps, N.", lower_bound=0),
-    flags.DEFINE_float("unroll_rate", 1e-2, "SGD's rate of the virtual steps."),
+    flags.DEFINE_float("unroll_rate", 1e-3, "SGD's rate of the virtual steps."),
     flags.DEFINE_integer("seed", 0, "Seed of everything.", lower_bound=0, upper_bound=2**32 - 2),
 )
 

@@ -184,9 +184,9 @@ class Study:
             "compact": (BidvlCompact(scale, self.config["compact_elbo"]), None),
             "full": (full(), first_order),
             "full, unrolled": (full(), unroll),
-            "full, generator's weights": (weighted(weights="generator"), unroll),
-            "full, known weights": (weighted(weights=self.ring.log_density), unroll),
-            "full, flat weights": (weighted(weights="flat"), unroll),
+            "full, generator's weights": (weighted(weights="generator"), first_order),
+            "full, known weights": (weighted(weights=self.ring.log_density), first_order),
+            "full, flat weights": (weighted(weights="flat"), first_order),
         }[name]
 
     def _optimizers(self):
