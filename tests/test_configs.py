@@ -681,15 +681,15 @@ REFUSED = {
     ),
     "method.bidvl.full.clip": (
         WEIGHTED | {"method.bidvl.full.clip": (1.2, 0.8)},
-        "config.method.bidvl.full: clip must be",
+        "config.method.bidvl.full: clip must have low <= high, got (1.2, 0.8)",
     ),
     "method.bidvl.full.clip of one number": (
         WEIGHTED | {"method.bidvl.full.clip": (0.8,)},
-        "config.method.bidvl.full: clip must be",
+        "config.method.bidvl.full: clip must be a pair (low, high) or None, got (0.8,)",
     ),
     "method.bidvl.full.clip of uniform weights": (
         FULL | {"method.bidvl.full.clip": (0.8, 1.2)},
-        "config.method.bidvl.full: clip must be",
+        "config.method.bidvl.full: clip must be None for weights='uniform', got (0.8, 1.2)",
     ),
     "method.bidvl.full.num_particles": (
         FULL | {"method.bidvl.full.num_particles": 0},

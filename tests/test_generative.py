@@ -67,9 +67,10 @@ def test_losses_of_an_autoencoder_at_the_exact_posterior(x64, divergence):
     oracles.assert_close(losses["lower_loss"](theta, phi, KEY, v), expected, rtol=1e-12)
 
 
+SCALE = 0.25
 LINEAR = VAE | {
     "energy.gaussian_decoder.num_latents": 1,
-    "energy.gaussian_decoder.scale": 1.5,
+    "energy.gaussian_decoder.scale": SCALE,
     "energy.gaussian_decoder.decoder.mlp.features": (),
     "energy.gaussian_decoder.decoder.mlp.output_activation": "none",
     "posterior.gaussian.trunk.name": "none",
@@ -94,10 +95,10 @@ def linear():
     return experiment, train(experiment.initial_state), v
 
 
-def linear_marginal(theta, scale=1.5):
+def linear_marginal(theta):
     output = theta["params"]["decoder"]["output"]
     w, b = (np.asarray(output[name], np.float64) for name in ("kernel", "bias"))
-    return b, w.T @ w + scale**2 * np.eye(2)
+    return b, w.T @ w + SCALE**2 * np.eye(2)
 
 
 def test_a_linear_autoencoder_learns_principal_components(linear):
@@ -111,9 +112,9 @@ def test_a_linear_autoencoder_learns_principal_components(linear):
 
     eigenvalues = np.linalg.eigvalsh(np.cov(np.asarray(v), rowvar=False, bias=True))
     small, large = eigenvalues
-    assert large > 1.5**2
+    assert large > SCALE**2
     most = -0.5 * (2 * math.log(2 * math.pi) + math.log(large) + 1)
-    most -= 0.5 * (2 * math.log(1.5) + small / 1.5**2)
+    most -= 0.5 * (2 * math.log(SCALE) + small / SCALE**2)
     assert most - log_likelihood(experiment.initial_state.theta) > 0.2
     assert -1e-4 < most - log_likelihood(state.theta) < 0.02
 
@@ -317,7 +318,7 @@ def test_figures_of_bidvl(bidvl):
         "num_test_examples": 10,
         "data_energy": 0.25 * np.mean(np.sum(v**2, axis=1)),
         "generated_energy": 0.25 * 64 * 0.4**2,
-        "elbo": np.mean(norm.logpdf(v, 0.4, math.sqrt(0.5)).sum(1)),
+        "elbo": float(norm.logpdf(v, 0.4, math.sqrt(0.5)).sum(1).mean()),
         "ssm": 0.5 * 0.5**2 * np.mean(np.sum(v**2, axis=1)) - 0.5 * 64,
     }
     assert figures == pytest.approx(expected, rel=1e-5)
