@@ -99,12 +99,14 @@ def test_bidvl_image_configs(name, monkeypatch):
     load_instead(monkeypatch, name, shape)
     get_config = importlib.import_module(f"experiments.configs.{name}_bidvl").get_config
     small = get_config("small")
-    experiment = build(small)
-    state = experiment.initial_state
-    v = jnp.asarray(experiment.dataset.examples("train", slice(small.train.batch_size)))
-    after, metrics = jax.eval_shape(experiment.step, state, v)
-    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
-    assert {"elbo", "data_energy", "generated_energy"} <= set(metrics)
+    validate(small)
+    if name != "cifar10":  # whose networks are those of mnist but for the colours
+        experiment = build(small)
+        state = experiment.initial_state
+        v = jnp.asarray(experiment.dataset.examples("train", slice(small.train.batch_size)))
+        after, metrics = jax.eval_shape(experiment.step, state, v)
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+        assert {"elbo", "data_energy", "generated_energy"} <= set(metrics)
 
     config = get_config()
     assert config.name == f"{name}_bidvl"
@@ -118,7 +120,7 @@ def test_bidvl_image_configs(name, monkeypatch):
         assert (optimizer.adam.b1, optimizer.adam.b2) == (0.0, 0.9)
     validate(config)
     energy, _ = parts.build_energy(config.energy, shape)
-    theta = jax.eval_shape(energy.init, jax.random.key(0), v[0])
+    theta = jax.eval_shape(energy.init, jax.random.key(0), jnp.zeros(shape))
     # Of each kernel, those of the convolutions and of the head, there are both singular vectors.
     kernels = [x for x in jax.tree.leaves(theta["params"]) if len(x.shape) > 1]
     vectors = [x for x in jax.tree.leaves(theta["batch_stats"]) if len(x.shape) == 2]
