@@ -21,6 +21,10 @@ TINY_DEEP = {
     "energy.deep_eblvm.num_features": 8,
     "energy.deep_eblvm.trunk.mlp.features": (32, 32),
     "energy.marginal.trunk.mlp.features": (32, 32),
+    "energy.gaussian_decoder.num_latents": 4,
+    "energy.gaussian_decoder.decoder.mlp.features": (8,),
+    "generator.num_latents": 4,
+    "generator.decoder.mlp.features": (8,),
     "posterior.gaussian.trunk.mlp.features": (32,),
     "train.num_steps": 20,
     "train.batch_size": 16,
@@ -28,6 +32,9 @@ TINY_DEEP = {
     "log.log_every": 10,
     "log.checkpoint_every": 10,
     "sampling.num_samples": 4,
+    "sampling.generator.interpolation": {"num_rows": 2, "num_points": 3},
+    "sampling.generator.traversal.num_rows": 3,
+    "sampling.generator.traversal.num_points": 3,
     "sampling.langevin.hot_steps": 5,
     "sampling.langevin.annealed_steps": 10,
     "sampling.langevin.cool_steps": 5,
@@ -49,6 +56,19 @@ DEEP = {
 }
 # Without latents: what a deep config becomes.
 MARGINAL = {"energy.name": "marginal", "method.name": "marginal", "sampling.name": "langevin"}
+# With a generator: of BiDVL beside an energy without latents, of an autoencoder as the energy.
+BIDVL = {
+    "method.name": "bidvl",
+    "energy.name": "marginal",
+    "posterior.name": "gaussian",
+    "sampling.name": "generator",
+}
+VAE = {
+    "method.name": "vae",
+    "energy.name": "gaussian_decoder",
+    "posterior.name": "gaussian",
+    "sampling.name": "generator",
+}
 
 
 def make_config(name, overrides):

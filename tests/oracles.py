@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from jbism import energies
+from jbism import energies, networks
 
 # Tests run a program a few times: quick compilation matters more than quick code.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -51,6 +51,24 @@ def linear_gaussian(key, dim_v, num_latents, *, scale=0.15):
     precision, _ = joint_gaussian(theta)
     assert np.linalg.eigvalsh(precision).min() > 0.05
     return model, theta
+
+
+def linear_decoder(key, dim_v, num_latents, *, scale):
+    """A GaussianDecoder with G(h) = W h + b, φ of its exact posterior, mean and covariance of v.
+
+    φ is that of ``posteriors.Gaussian(num_latents, covariance="full")``, and
+    p(v) = N(b, W Wᵀ + σ² I).
+    """
+    decoder = networks.MLPDecoder(shape=(dim_v,), features=())
+    model = energies.GaussianDecoder(num_latents, decoder, scale)
+    theta = jit(model.init)(key, jnp.zeros(dim_v), jnp.zeros(num_latents))
+    theta = perturbed(key, to_float64(theta), 0.5)
+    output = theta["params"]["decoder"]["output"]
+    w, b = output["kernel"].T, output["bias"]
+    covariance = jnp.linalg.inv(jnp.eye(num_latents) + w.T @ w / scale**2)
+    gain = covariance @ w.T / scale**2
+    phi = exact_phi_gaussian(gain.T, -gain @ b, covariance)
+    return model, theta, phi, (b, w @ w.T + scale**2 * jnp.eye(dim_v))
 
 
 def joint_gaussian(theta):
@@ -159,15 +177,20 @@ def exact_phi_linear_gaussian(theta):
     raw = p["latent_cholesky"]
     tril = jnp.tril(raw, -1) + jnp.diag(jnp.exp(jnp.diagonal(raw)))
     covariance = jnp.linalg.inv(tril @ tril.T)
+    return exact_phi_gaussian(p["coupling"] @ covariance, covariance @ p["latent_bias"], covariance)
+
+
+def exact_phi_gaussian(kernel, bias, covariance):
+    """φ of posteriors.Gaussian(covariance="full") for N(v kernel + bias, covariance)."""
     factor = jnp.linalg.cholesky(covariance)
-    rows, columns = np.tril_indices(raw.shape[0], -1)
+    rows, columns = np.tril_indices(bias.size, -1)
 
     def constant(bias):
-        return {"kernel": jnp.zeros((p["coupling"].shape[0], bias.size)), "bias": bias}
+        return {"kernel": jnp.zeros((kernel.shape[0], bias.size)), "bias": bias}
 
     return {
         "params": {
-            "mean": {"kernel": p["coupling"] @ covariance, "bias": covariance @ p["latent_bias"]},
+            "mean": {"kernel": kernel, "bias": bias},
             "log_scale": constant(jnp.log(jnp.diagonal(factor))),
             "lower": constant(factor[rows, columns]),
         }

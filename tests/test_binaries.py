@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 
 from experiments.restore import restore
-from tests.configs import TINY, TINY_DEEP
+from tests.configs import TINY, TINY_DEEP, VAE
 
 ROOT = pathlib.Path(__file__).parents[1]
 RBM = "experiments/configs/checkerboard_rbm.py"
 DEEP = "experiments/configs/digits_deep.py"
+BIDVL = "experiments/configs/digits_bidvl.py"
+BASE = "experiments/configs/base.py"
 STEPS, LONGER = 400, 500
 
 
@@ -309,6 +311,59 @@ def test_evaluate_and_sample(finished, finished_deep, tmp_path, environment):
     unchanged = {n: x for n, x in snapshot(deep).items() if not n.startswith("samples/")}
     unchanged.pop("samples")
     assert unchanged == snapshot(finished_deep[0])
+
+
+GENERATOR_FILES = {"samples.png", "samples.npz", "reconstructions.png", "interpolations.png"}
+GENERATOR_FILES |= {"traversals.png"}
+
+
+def test_a_run_of_bidvl(tmp_path, environment):
+    """Trained, and resumed from an earlier checkpoint as if there had been no later one."""
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    done = run(train(whole, config=BIDVL), environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert {path.name for path in whole.iterdir()} > GENERATOR_FILES
+    figures = json.loads((whole / "evaluation.json").read_text())
+    assert set(figures) == {
+        "num_test_examples",
+        "data_energy",
+        "generated_energy",
+        "elbo",
+        "ssm",
+        "reconstruction_root_mean_squared_error",
+        "reconstruction_summed_squared_error",
+    }
+    shutil.copytree(whole, resumed)
+    shutil.rmtree(resumed / "checkpoints" / "20")
+    done = run(train(resumed, config=BIDVL), environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("resuming from step 10 of 20\n")
+    assert_same_training(resumed, whole)
+    assert (resumed / "evaluation.json").read_text() == (whole / "evaluation.json").read_text()
+
+    out = tmp_path / "figures.json"
+    for line in (
+        command("sample", f"--workdir={whole}", "--num_samples=3", "--noprogress"),
+        command("evaluate", f"--workdir={whole}", f"--out={out}", "--noprogress"),
+    ):
+        done = run(line, environment)
+        assert done.returncode == 0, done.stderr
+    assert {p.name for p in (whole / "samples").iterdir()} == GENERATOR_FILES
+    with np.load(whole / "samples" / "samples.npz") as stored:
+        assert stored["panel_0"].shape == (3, 8, 8, 1)
+        assert stored["traversals"].shape == (3, 3, 8, 8, 1)
+    assert set(json.loads(out.read_text())) == set(figures)
+
+
+def test_an_autoencoder_by_flags(tmp_path, environment):
+    workdir = tmp_path / "run"
+    done = run(train(workdir, config=BASE, **(VAE | {"data.name": "digits"})), environment)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in workdir.iterdir()} > GENERATOR_FILES
+    figures = json.loads((workdir / "evaluation.json").read_text())
+    assert figures["log_likelihood_method"] == "by 3 samples of q, log Z = 0"
+    assert read_metrics(workdir)[-1]["step"] == 20
 
 
 # Bad input

@@ -19,12 +19,14 @@ from experiments.builders import build, load_config
 from experiments.configs import base
 from experiments.validation import ConfigError, validate
 from tests import oracles
-from tests.configs import DEEP, MARGINAL, TINY, TINY_DEEP, make_config
+from tests.configs import BIDVL, DEEP, MARGINAL, TINY, TINY_DEEP, VAE, make_config
 
 # What a config builds
 
 
-@pytest.mark.parametrize("name", ["checkerboard_rbm", "digits_rbm", "digits_deep", "freyface_rbm"])
+@pytest.mark.parametrize(
+    "name", ["checkerboard_rbm", "digits_rbm", "digits_deep", "digits_bidvl", "freyface_rbm"]
+)
 def test_every_config_builds_a_step_that_keeps_the_state(name, request):
     overrides = {}
     if name == "freyface_rbm":
@@ -38,20 +40,19 @@ def test_every_config_builds_a_step_that_keeps_the_state(name, request):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state
     )
-    assert {"loss", "grad_norm", "lower_loss", "score_norm"} <= set(metrics)
+    own = "elbo" if name == "digits_bidvl" else "score_norm"
+    assert {"loss", "grad_norm", "lower_loss", own} <= set(metrics)
 
 
 IMAGE_SETS = {"mnist": (32, 1), "fashion_mnist": (32, 1), "cifar10": (32, 3), "celeba": (32, 3)}
 
 
-@pytest.mark.parametrize("name", IMAGE_SETS)
-def test_deep_image_configs(name, monkeypatch):
-    """Small ones build and take a step's shape; published ones have the published networks."""
-    side, channels = IMAGE_SETS[name]
-    shape = (60, side, side, channels)
+def load_instead(monkeypatch, name, image_shape):
+    """Has images of that shape loaded; returns a dict of what `jbism.data.load` is given."""
+    shape = (60, *image_shape)
     pixels = np.arange(np.prod(shape)).astype(np.uint8).reshape(shape)
     splits = dict.fromkeys(("train", "validation", "test"), pixels)
-    dataset = jbism.data.Dataset(name, image_shape=(side, side, channels), **splits)
+    dataset = jbism.data.Dataset(name, image_shape=image_shape, **splits)
     given = {}
 
     def load(loaded, **options):
@@ -59,6 +60,14 @@ def test_deep_image_configs(name, monkeypatch):
         return dataset
 
     monkeypatch.setattr(jbism.data, "load", load)
+    return given
+
+
+@pytest.mark.parametrize("name", IMAGE_SETS)
+def test_deep_image_configs(name, monkeypatch):
+    """Small ones build and take a step's shape; published ones have the published networks."""
+    side, channels = IMAGE_SETS[name]
+    given = load_instead(monkeypatch, name, (side, side, channels))
     get_config = importlib.import_module(f"experiments.configs.{name}_deep").get_config
     small = get_config("small")
     assert small.name == f"{name}_deep"
@@ -78,6 +87,49 @@ def test_deep_image_configs(name, monkeypatch):
     count = sum(leaf.size for leaf in jax.tree.leaves(theta))
     # The published code's energies have as many.
     assert round(count / 1e6, 1) == (9.9 if channels == 1 else 63.9)
+    with pytest.raises(ValueError, match=r"WIDTH of .*, got 'large'"):
+        get_config("large")
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "celeba"])
+def test_bidvl_image_configs(name, monkeypatch):
+    """Small ones build and take a step's shape; published ones have the published settings."""
+    channels, levels = (1 if name == "mnist" else 3), (4 if name == "celeba" else 3)
+    shape = (2**levels * 4, 2**levels * 4, channels)
+    load_instead(monkeypatch, name, shape)
+    get_config = importlib.import_module(f"experiments.configs.{name}_bidvl").get_config
+    small = get_config("small")
+    validate(small)
+    if name != "cifar10":  # whose networks are those of mnist but for the colours
+        experiment = build(small)
+        state = experiment.initial_state
+        v = jnp.asarray(experiment.dataset.examples("train", slice(small.train.batch_size)))
+        after, metrics = jax.eval_shape(experiment.step, state, v)
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+        assert {"elbo", "data_energy", "generated_energy"} <= set(metrics)
+
+    config = get_config()
+    assert config.name == f"{name}_bidvl"
+    assert config.data.name == name
+    assert config.method.bidvl.form == "compact"
+    assert config.method.bidvl.compact.elbo_coefficient == 0.05
+    assert (config.train.num_lower_steps, config.train.batch_size) == (1, 100)
+    assert config.train.flip == (name != "mnist")
+    for optimizer, rate in ((config.theta_optimizer, 1e-4), (config.phi_optimizer, 3e-4)):
+        assert (optimizer.name, optimizer.learning_rate) == ("adam", rate)
+        assert (optimizer.adam.b1, optimizer.adam.b2) == (0.0, 0.9)
+    validate(config)
+    energy, _ = parts.build_energy(config.energy, shape)
+    theta = jax.eval_shape(energy.init, jax.random.key(0), jnp.zeros(shape))
+    # Of each kernel, those of the convolutions and of the head, there are both singular vectors.
+    kernels = [x for x in jax.tree.leaves(theta["params"]) if len(x.shape) > 1]
+    vectors = [x for x in jax.tree.leaves(theta["batch_stats"]) if len(x.shape) == 2]
+    assert len(kernels) == len(vectors) == levels + 1
+    generator = parts.build_decoder(config.generator.decoder, shape, "")
+    phi = jax.eval_shape(generator.init, jax.random.key(0), jnp.zeros(100))["params"]
+    assert config.generator.num_latents == 100
+    assert phi["Dense_0"]["kernel"].shape == (100, 4 * 4 * 384)
+    assert phi["output"]["kernel"].shape == (3, 3, 96, channels)
     with pytest.raises(ValueError, match=r"WIDTH of .*, got 'large'"):
         get_config("large")
 
@@ -119,6 +171,10 @@ IMAGES = DEEP | {
     "posterior.gaussian.trunk.name": "conv_encoder",
     "posterior.gaussian.trunk.conv_encoder.features": (2, 2),
 }
+FULL = BIDVL | {"method.bidvl.form": "full", "hypergradient.name": "first_order"}
+WEIGHTED = FULL | {"method.bidvl.full.weights": "generator"}
+CONV_DECODER = {"data.name": "digits", "generator.decoder.name": "conv"}
+CONV_DECODER |= {"generator.decoder.conv.features": (2, 2)}
 OPTIONS = [
     # (key, another value, what has to be chosen for the key to matter)
     ("seed", 1, {}),
@@ -140,8 +196,53 @@ OPTIONS = [
     ("energy.marginal.head", "softplus", MARGINAL),
     ("energy.marginal.num_features", 9, MARGINAL),
     ("energy.marginal.trunk.mlp.features", (8, 8), MARGINAL),
+    ("energy.marginal.spectral_norm_steps", 2, MARGINAL),
     ("method.name", "nce", MARGINAL),
     ("method.name", "contrastive", MARGINAL),
+    ("energy.gaussian_decoder.num_latents", 5, VAE),
+    ("energy.gaussian_decoder.scale", 0.2, VAE),
+    ("energy.gaussian_decoder.decoder.mlp.features", (8, 8), VAE),
+    ("energy.gaussian_decoder.decoder.mlp.activation", "silu", VAE),
+    ("energy.gaussian_decoder.decoder.mlp.output_activation", "none", VAE),
+    ("energy.gaussian_decoder.decoder.mlp.dtype", "bfloat16", VAE),
+    ("energy.gaussian_decoder.decoder.name", "conv", VAE | {"data.name": "digits"}),
+    *(("method.name", method, VAE) for method in ("bism", "vages")),
+    ("divergence.name", "iwae", VAE),
+    ("divergence.kl.num_samples", 2, VAE),
+    ("method.name", "bidvl", MARGINAL | {"posterior.name": "gaussian"}),
+    ("energy.marginal.head", "softplus", BIDVL),
+    ("generator.num_latents", 5, BIDVL),
+    ("generator.decoder.name", "conv", BIDVL | {"data.name": "digits"}),
+    ("generator.decoder.mlp.features", (8, 8), BIDVL),
+    ("generator.decoder.mlp.output_activation", "tanh", BIDVL),
+    *(
+        (f"generator.decoder.conv.{key}", value, BIDVL | CONV_DECODER)
+        for key, value in {
+            "features": (2, 3),
+            "activation": "leaky_relu",
+            "output_activation": "none",
+            "implementation": "lax",
+            "dtype": "bfloat16",
+        }.items()
+    ),
+    *(
+        (f"method.bidvl.compact.{key}", value, BIDVL)
+        for key, value in {
+            "scale": 0.2,
+            "elbo_coefficient": 0.2,
+            "latent_coefficient": 0.2,
+            "hinge": True,
+        }.items()
+    ),
+    ("method.bidvl.form", "full", BIDVL),
+    ("method.bidvl.full.scale", 0.2, FULL),
+    ("method.bidvl.full.elbo_coefficient", 0.2, FULL),
+    ("method.bidvl.full.weights", "generator", FULL),
+    ("method.bidvl.full.weights", "flat", WEIGHTED),
+    ("method.bidvl.full.clip", (0.8, 1.2), WEIGHTED),
+    ("method.bidvl.full.num_particles", 2, WEIGHTED),
+    ("hypergradient.name", "unroll", FULL),
+    ("posterior.gaussian.covariance", "full", BIDVL),
     ("method.contrastive.langevin.step_size", 0.1, MARGINAL | CD),
     ("method.contrastive.persistent", True, MARGINAL | CD),
     *(
@@ -311,8 +412,11 @@ def fingerprints():
     return of
 
 
+SIZES = ("energy", "posterior", "generator")
+
+
 def options_config(rest):
-    sizes = {key: x for key, x in TINY_DEEP.items() if key.startswith(("energy", "posterior"))}
+    sizes = {key: x for key, x in TINY_DEEP.items() if key.startswith(SIZES)}
     return make_config("base", TINY | sizes | rest)
 
 
@@ -513,6 +617,147 @@ REFUSED = {
         MARGINAL | {"sampling.name": "gibbs"},
         "config.sampling.name must be 'langevin' with config.energy.name = 'marginal'",
     ),
+    "energy.marginal.spectral_norm_steps": (
+        MARGINAL | {"energy.marginal.spectral_norm_steps": -1},
+        "config.energy.marginal: spectral_norm_steps must be an integer >= 0",
+    ),
+    "energy.gaussian_decoder.num_latents": (
+        VAE | {"energy.gaussian_decoder.num_latents": 0},
+        "config.energy.gaussian_decoder: num_latents must be an integer >= 1",
+    ),
+    "energy.gaussian_decoder.scale": (
+        VAE | {"energy.gaussian_decoder.scale": 0.0},
+        "config.energy.gaussian_decoder: scale must be a number > 0",
+    ),
+    "energy.gaussian_decoder.decoder.name": (
+        VAE | {"energy.gaussian_decoder.decoder.name": "unet"},
+        "config.energy.gaussian_decoder.decoder.name must be one of ['conv', 'mlp'], got 'unet'",
+    ),
+    "energy.gaussian_decoder.decoder.conv of points": (
+        VAE | {"energy.gaussian_decoder.decoder.name": "conv"},
+        "config.energy.gaussian_decoder.decoder.conv: shape must be (height, width, channels)",
+    ),
+    "generator.decoder.name": (
+        BIDVL | {"generator.decoder.name": "unet"},
+        "config.generator.decoder.name must be one of ['conv', 'mlp'], got 'unet'",
+    ),
+    "generator.decoder.output_activation": (
+        BIDVL | {"generator.decoder.mlp.output_activation": "relu"},
+        "config.generator.decoder.mlp.output_activation must be one of ['none', 'sigmoid', 'tanh']",
+    ),
+    "generator.decoder.conv of too many levels": (
+        BIDVL | CONV_DECODER | {"generator.decoder.conv.features": (2, 2, 2, 2, 2)},
+        "config.generator.decoder.conv: shape must be (height, width, channels) with sides that 16",
+    ),
+    "generator.num_latents": (
+        BIDVL | {"generator.num_latents": 0},
+        "config.generator.num_latents must be an integer >= 1, got 0",
+    ),
+    "method.bidvl of an RBM": (
+        BIDVL | {"energy.name": "gaussian_rbm"},
+        "config.method.name = 'bidvl' needs config.energy.name = 'marginal', got 'gaussian_rbm'",
+    ),
+    "method.bidvl.form": (
+        {"method.bidvl.form": "half"},
+        "config.method.bidvl.form must be one of 'compact', 'full', got 'half'",
+    ),
+    "method.bidvl.compact.latent_coefficient": (
+        {"method.bidvl.compact.latent_coefficient": -0.5},
+        "config.method.bidvl.compact.latent_coefficient must be >= 0, or -1 for 1 / the number of",
+    ),
+    "method.bidvl.compact.latent_coefficient = nan": (
+        {"method.bidvl.compact.latent_coefficient": math.nan},
+        "config.method.bidvl.compact.latent_coefficient must be >= 0, or -1",
+    ),
+    "method.bidvl.compact.scale": (
+        BIDVL | {"method.bidvl.compact.scale": 0.0},
+        "config.method.bidvl.compact: scale must be a number > 0",
+    ),
+    "method.bidvl.compact.elbo_coefficient": (
+        BIDVL | {"method.bidvl.compact.elbo_coefficient": -1.0},
+        "config.method.bidvl.compact: elbo_coefficient must be a number >= 0",
+    ),
+    "method.bidvl.full.weights": (
+        FULL | {"method.bidvl.full.weights": "none"},
+        "config.method.bidvl.full: weights must be one of 'uniform', 'generator', 'flat'",
+    ),
+    "method.bidvl.full.clip": (
+        WEIGHTED | {"method.bidvl.full.clip": (1.2, 0.8)},
+        "config.method.bidvl.full: clip must have low <= high, got (1.2, 0.8)",
+    ),
+    "method.bidvl.full.clip of one number": (
+        WEIGHTED | {"method.bidvl.full.clip": (0.8,)},
+        "config.method.bidvl.full: clip must be a pair (low, high) or None, got (0.8,)",
+    ),
+    "method.bidvl.full.clip of uniform weights": (
+        FULL | {"method.bidvl.full.clip": (0.8, 1.2)},
+        "config.method.bidvl.full: clip must be None for weights='uniform', got (0.8, 1.2)",
+    ),
+    "method.bidvl.full.num_particles": (
+        FULL | {"method.bidvl.full.num_particles": 0},
+        "config.method.bidvl.full: num_particles must be an integer >= 1",
+    ),
+    "method.bidvl through Adam": (
+        FULL | {"hypergradient.name": "unroll", "phi_optimizer.adam.eps_root": 0.0},
+        "config.phi_optimizer.adam.eps_root must be > 0 (such as 1e-8)",
+    ),
+    "posterior of BiDVL": (
+        BIDVL | {"posterior.name": "bernoulli"},
+        "config.posterior.name must be 'gaussian' with config.energy.name = 'marginal' and "
+        "config.method.name = 'bidvl', got 'bernoulli'",
+    ),
+    "posterior of a Gaussian decoder": (
+        VAE | {"posterior.name": "bernoulli"},
+        "config.posterior.name must be 'gaussian' with config.energy.name = 'gaussian_decoder'",
+    ),
+    "sampling of BiDVL": (
+        BIDVL | {"sampling.name": "gibbs"},
+        "config.sampling.name must be 'generator' or 'langevin' with config.energy.name = "
+        "'marginal' and config.method.name = 'bidvl', got 'gibbs'",
+    ),
+    "sampling of a Gaussian decoder": (
+        VAE | {"sampling.name": "gibbs"},
+        "config.sampling.name must be 'generator' or 'langevin' with config.energy.name = "
+        "'gaussian_decoder', got 'gibbs'",
+    ),
+    "sampling of an RBM by a generator": (
+        {"sampling.name": "generator"},
+        "config.sampling.name must be 'gibbs' with config.energy.name = 'gaussian_rbm', got 'gen",
+    ),
+    "sampling by a generator that is not there": (
+        MARGINAL | {"sampling.name": "generator"},
+        "config.sampling.name must be 'langevin' with config.energy.name = 'marginal', got 'gen",
+    ),
+    "method.vae of a deep model": (
+        DEEP | {"method.name": "vae", "divergence.name": "kl"},
+        "config.method.name = 'vae' needs config.energy.name = 'gaussian_decoder', got 'deep",
+    ),
+    "method.vae by Fisher divergence": (
+        VAE | {"divergence.name": "fisher"},
+        "config.divergence.name must be 'kl' or 'iwae' with config.method.name = 'vae', whose "
+        "evidence bounds they are, got 'fisher'",
+    ),
+    "method.contrastive of a Gaussian decoder": (
+        VAE | CD,
+        "config.method.name = 'contrastive' needs config.energy.name = 'gaussian_rbm' or "
+        "'deep_eblvm' or 'marginal', got 'gaussian_decoder'",
+    ),
+    "method.vnce of a Gaussian decoder": (
+        VAE | {"method.name": "vnce"},
+        "config.method.name = 'vnce' needs config.energy.name = 'gaussian_rbm' or 'deep_eblvm'",
+    ),
+    "sampling.generator.traversal.span": (
+        {"sampling.generator.traversal.span": 0.0},
+        "config.sampling.generator.traversal.span must be a number > 0, got 0.0",
+    ),
+    "sampling.generator.traversal.num_points": (
+        {"sampling.generator.traversal.num_points": 1},
+        "config.sampling.generator.traversal.num_points must be an integer >= 2, got 1",
+    ),
+    "sampling.generator.interpolation.num_rows": (
+        {"sampling.generator.interpolation.num_rows": -1},
+        "config.sampling.generator.interpolation.num_rows must be an integer >= 0, got -1",
+    ),
     "method.contrastive.num_steps": (
         {"method.contrastive.num_steps": 0},
         "config.method.contrastive.num_steps must be an integer >= 1, got 0",
@@ -654,6 +899,14 @@ def test_a_value_that_cannot_be_used_is_named(case):
     overrides, message = REFUSED[case]
     with pytest.raises(ConfigError, match=re.escape(message)):
         build(options_config(overrides))
+
+
+@pytest.mark.xfail(raises=AttributeError, strict=True)
+@pytest.mark.parametrize("section", ["generator.decoder", "energy.gaussian_decoder.decoder"])
+def test_there_has_to_be_a_decoder(section):
+    model = VAE if section.startswith("energy") else BIDVL
+    with pytest.raises(ConfigError, match=rf"config\.{section}\.name must"):
+        build(options_config(model | {f"{section}.name": "none"}))
 
 
 def test_keys_and_types_of_a_stored_config():

@@ -65,7 +65,13 @@ ENERGIES = {
     "GaussianRBM": lambda: linen_energy(energies.GaussianRBM(NUM_LATENTS)),
     "LinearGaussian": lambda: linen_energy(energies.LinearGaussian(NUM_LATENTS)),
     "DeepEBLVM": lambda: linen_energy(energies.DeepEBLVM(NUM_LATENTS, networks.MLP((4,)))),
+    "GaussianDecoder": lambda: linen_energy(
+        energies.GaussianDecoder(NUM_LATENTS, networks.MLPDecoder((DIM_V,), (4,)))
+    ),
     "MarginalEnergy": lambda: without_latents(energies.MarginalEnergy(networks.MLP((4,)))),
+    "MarginalEnergy_of_unit_norm": lambda: without_latents(
+        energies.MarginalEnergy(networks.MLP((4,)), spectral_norm_steps=2)
+    ),
 }
 POSTERIORS = {
     "Bernoulli": lambda: linen_posterior(posteriors.Bernoulli(NUM_LATENTS)),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.scipy.special import logsumexp
 
-from jbism import energies, networks
+from jbism import energies, networks, posteriors
+from jbism.divergences import IWAE, KL
 from tests import oracles
 
 DIM_V, NUM_HIDDEN = 2, 3
@@ -209,9 +210,50 @@ def test_a_coupling_bias_is_a_bias_of_the_head(x64):
     oracles.assert_close(biased.apply(theta, V, h), expected, rtol=1e-12)
 
 
+def test_gaussian_decoder_is_a_density(x64):
+    decoder = networks.MLPDecoder(shape=(1,), features=(4,), activation=jnp.tanh)
+    model = energies.GaussianDecoder(1, decoder, scale=0.6)
+    theta = oracles.to_float64(model.init(jax.random.key(0), jnp.zeros(1), jnp.zeros(1)))
+    theta = oracles.perturbed(jax.random.key(1), theta, 1.0)
+    assert abs(model.apply(theta, jnp.ones(1), method="visible_given_hidden").mean[0]) > 0.1
+    log_z = oracles.log_integral(lambda x: -model.apply(theta, x[:1], x[1:]), 2)
+    oracles.assert_close(log_z, 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 2, 1)])
+def test_gaussian_decoder_is_prior_times_decoder(x64, shape):
+    model = energies.GaussianDecoder(2, networks.MLPDecoder(shape, (5,)), scale=0.3)
+    v, h = jax.random.normal(jax.random.key(0), shape), jnp.array([0.4, -1.1])
+    theta = oracles.to_float64(model.init(jax.random.key(1), v, h))
+    mean = model.decoder.apply({"params": theta["params"]["decoder"]}, h)
+    log_prior = jax.scipy.stats.norm.logpdf(h).sum()
+    log_given = jax.scipy.stats.norm.logpdf(v, mean, 0.3).sum()
+    oracles.assert_close(model.apply(theta, v, h), -log_prior - log_given, rtol=1e-13)
+    given = model.apply(theta, h, method="visible_given_hidden")
+    oracles.assert_close(given.mean, mean, rtol=1e-13)
+    oracles.assert_close(given.log_prob(v), log_given, rtol=1e-13)
+
+
+@pytest.mark.parametrize("divergence", [KL(), IWAE(3)])
+def test_bounds_of_a_gaussian_decoder_are_tight_at_its_posterior(x64, divergence):
+    """By every sample: log p(v) = log N(v; b, W Wᵀ + σ² I)."""
+    model, theta, phi, marginal = oracles.linear_decoder(jax.random.key(0), 3, 2, scale=0.7)
+    posterior = posteriors.Gaussian(2, covariance="full").apply
+    log_density = jax.scipy.stats.multivariate_normal.logpdf(V3, *marginal)
+    for key in jax.random.split(jax.random.key(1), 3):
+        bound = divergence(
+            theta, phi, key, jnp.asarray(V3), energy=model.apply, posterior=posterior
+        )
+        oracles.assert_close(-bound, log_density, rtol=1e-12)
+
+
 class _Images(nn.Module):
     def __call__(self, v):
         return v[None, :]
+
+
+def _decoder(num_latents=2, **options):
+    return energies.GaussianDecoder(num_latents, networks.MLPDecoder((2,), (4,)), **options)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +292,11 @@ class _Images(nn.Module):
             ValueError,
             "num_features must be",
         ),
+        (lambda: _decoder(num_latents=0), 2, 0, ValueError, "num_latents must be"),
+        (lambda: _decoder(), 2, 3, ValueError, r"h must have shape \(2\), got \(3,\)"),
+        (lambda: _decoder(), 3, 2, ValueError, r"decoder\(h\) must have shape \(3\), got \(2,\)"),
+        (lambda: _decoder(scale=0.0), 2, 2, ValueError, "scale must be a number > 0"),
+        (lambda: _decoder(scale=math.nan), 2, 2, ValueError, "scale must be a number > 0"),
     ],
 )
 def test_bad_input_names_the_argument(make, v, h, error, match):
@@ -291,8 +338,34 @@ def test_marginal_energy_is_the_deep_one_where_that_has_no_coupling(x64):
 
 
 @pytest.mark.parametrize(
+    ("head", "rows", "steps"), [("squared_norm", 3, 40), ("softplus", None, 1)]
+)
+def test_the_head_of_a_marginal_energy_has_unit_spectral_norm(x64, head, rows, steps):
+    """With as many iterations as it takes, one for a vector: the kernel over its norm."""
+    trunk = networks.MLP(features=(5,))
+    plain = energies.MarginalEnergy(trunk, head, rows)
+    model = energies.MarginalEnergy(trunk, head, rows, spectral_norm_steps=steps)
+    theta = oracles.to_float64(model.init(jax.random.key(0), jnp.asarray(V)))
+    assert set(theta["params"]) == set(plain.init(jax.random.key(0), jnp.asarray(V))["params"])
+    scaled = {name: dict(x) for name, x in theta["params"].items()}
+    kernel = 3.0 * scaled["head"]["kernel"]
+    norm = jnp.linalg.norm(kernel, 2)
+    assert norm > 1.5
+    theta["params"]["head"] = {**scaled["head"], "kernel": kernel}
+    scaled["head"]["kernel"] = kernel / norm
+    expected = plain.apply({"params": scaled}, V)
+    oracles.assert_close(model.apply(theta, V), expected, rtol=1e-6)
+    unscaled = plain.apply({"params": theta["params"]}, V)
+    assert abs(unscaled - expected) > 1e-2 * abs(expected)
+    none = energies.MarginalEnergy(trunk, head, rows, spectral_norm_steps=0)
+    oracles.assert_close(none.apply({"params": theta["params"]}, V), unscaled, rtol=0.0)
+
+
+@pytest.mark.parametrize(
     ("options", "error", "match"),
     [
+        ({"spectral_norm_steps": -1}, ValueError, "spectral_norm_steps must be an integer >= 0"),
+        ({"spectral_norm_steps": 1.5}, TypeError, "spectral_norm_steps must be an integer"),
         ({"head": "quadratic"}, ValueError, "head must be one of"),
         ({"num_features": 0}, ValueError, "num_features must be"),
         ({"head": "linear", "num_features": 2}, ValueError, "num_features must be None with head"),

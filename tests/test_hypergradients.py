@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from jbism.hypergradients import FirstOrder, ImplicitCG, Neumann, Unroll, descend
+from jbism.hypergradients._descend import run_steps
 from tests import oracles
 
 OPTIMIZERS = {
@@ -218,6 +219,44 @@ def test_descend_is_the_python_loop(x64, name, remat):
     oracles.assert_trees_close(found[:2], (phi, state), rtol=1e-12)
     oracles.assert_close(found[2].losses, values, rtol=1e-12)
     oracles.assert_close(found[2].grad_norms, norms, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("unroll", "remat"), [(1, False), (True, False), (True, True)])
+def test_one_step_is_the_first_of_several(x64, unroll, remat):
+    """Though it runs in no loop. Later steps, of a rate of zero, do not move φ."""
+    theta, phi = start()
+    keys = jax.random.split(KEY, 3)
+    momentum = optax.trace(0.8)
+    rate = optax.scale_by_schedule(optax.piecewise_constant_schedule(-0.3, {1: 0.0}))
+    options = {"optimizer": optax.chain(momentum, rate), "opt_state": None}
+
+    @oracles.jit
+    def run(theta, keys):
+        def reached(theta):
+            return run_steps(lower_loss, theta, phi, keys, **options, unroll=unroll, remat=remat)
+
+        phi_n, pull, descent = jax.vjp(lambda theta: reached(theta)[::2], theta, has_aux=True)
+        return phi_n, pull(jax.tree.map(jnp.ones_like, phi_n)), descent
+
+    phi_one, gradient, one = run(theta, keys[:1])
+    phi_all, gradient_of_all, several = run(theta, keys)
+    oracles.assert_trees_close((phi_one, gradient), (phi_all, gradient_of_all), rtol=1e-12)
+    assert one.losses.shape == one.grad_norms.shape == (1,)
+    oracles.assert_trees_close(one, jax.tree.map(lambda x: x[:1], several), rtol=1e-12)
+    assert oracles.tree_distance(phi_one, phi) > 0.1
+
+
+def test_one_step_runs_outside_of_loops():
+    theta, phi = start()
+
+    def loops(num_steps, **options):
+        options |= {"num_steps": num_steps, "optimizer": OPTIMIZERS["adam"]}
+        program = jax.make_jaxpr(lambda *args: descend(lower_loss, *args, **options))
+        return str(program(theta, phi, KEY)).count("scan[")
+
+    assert loops(1) == 0
+    assert loops(1, remat=True) > 0
+    assert loops(2) == 1
 
 
 def without_noise(theta, phi, key):

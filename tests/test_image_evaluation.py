@@ -14,7 +14,7 @@ from experiments.builders import build
 from experiments.image_evaluation import Model
 from jbism import data, distributions, energies, metrics, networks
 from jbism.training import Checkpointer
-from tests.configs import TINY_DEEP, make_config
+from tests.configs import BIDVL, TINY_DEEP, VAE, make_config
 from tests.processes import run_binary
 from tests.test_plotting import _contains, _framed, _images, _inside_page_and_apart, _render
 
@@ -59,6 +59,7 @@ def gaussian_model(*, offset=0.0, dataset=None):
         infer=lambda theta, phi: lambda v: posterior(phi, v),
         dataset=dataset,
         num_latents=7,
+        latent_size=7,
     )
     return Model(experiment, None, jnp.float32(offset))
 
@@ -363,17 +364,32 @@ def test_embedding_keeps_clusters_together():
 
 def test_scores_of_a_known_density():
     v = np.random.default_rng(0).normal(size=(9, 4, 2)).astype(np.float32)
-    found = list(image_outliers.scores(gaussian_model(), v).values())
+    found = image_outliers.scores(gaussian_model(), KEY, v)
+    assert list(found) == [
+        "-E(v, mean of q)",
+        "log p(v) + log Z by 10 samples of q",
+        "-‖variational score at the mean of q‖",
+    ]
+    energy, density, score = found.values()
     squares = np.sum(v**2, axis=(1, 2))
-    np.testing.assert_allclose(found[0], -0.5 * squares, rtol=1e-5)
-    np.testing.assert_allclose(found[1], -np.sqrt(squares), rtol=1e-5)
+    np.testing.assert_allclose(energy, -0.5 * squares, rtol=1e-5)
+    np.testing.assert_allclose(density, -0.5 * squares + 4 * np.log(2 * np.pi), rtol=1e-5)
+    np.testing.assert_allclose(score, -np.sqrt(squares), rtol=1e-5)
+    # Of another q it is a bound, each image's by samples of its own.
+    copies = np.broadcast_to(v[:1], (9, 4, 2))
+    gaps = (
+        density[0]
+        - list(image_outliers.scores(gaussian_model(offset=1.0), KEY, copies).values())[1]
+    )
+    assert len(set(gaps.tolist())) == 9
+    assert 0 < gaps.mean() < 0.5 * 8  # less than KL(q ‖ p(h | v)), which one sample has
 
 
 def test_scores_of_an_rbm_are_exact():
     experiment = build(make_config("digits_rbm", {"energy.gaussian_rbm.num_hidden": 3}))
     theta = experiment.initial_state.theta
     v = experiment.dataset.test[:5]
-    found = image_outliers.scores(Model(experiment, theta, None), v)
+    found = image_outliers.scores(Model(experiment, theta, None), KEY, v)
     assert list(found) == ["log p(v) + log Z", "-‖∇ log p(v)‖"]
     p = {name: np.asarray(x, np.float64) for name, x in theta["params"].items()}
     sigma, logits = np.exp(p["log_sigma"]), v @ p["weights"] + p["hidden_bias"]
@@ -391,14 +407,14 @@ def test_detection_by_a_known_density():
     test, same, wide = (rng.normal(size=(200, 2)).astype(np.float32) * s for s in (1, 1, 3))
     others = {"same": same, "wide": wide, "far": np.full((3, 2), 9, np.float32)}
     rows = image_outliers.detect(gaussian_model(), others, KEY, test=test, progress=False)
-    assert [row["other_images"] for row in rows] == ["same"] * 2 + ["wide"] * 2 + ["far"] * 2
+    assert [row["other_images"] for row in rows] == ["same"] * 3 + ["wide"] * 3 + ["far"] * 3
     for row in rows:
         assert row["auroc_low"] <= row["auroc"] <= row["auroc_high"]
         assert row["num_test_images"] == 200
-    # ½‖v‖² is exponential with mean 1 and 9: P(larger) = 9 / 10. Both scores rank alike.
-    for row, truth in zip(rows, (0.5, 0.5, 0.9, 0.9, 1, 1), strict=True):
+    # ½‖v‖² is exponential with mean 1 and 9: P(larger) = 9 / 10. All scores rank alike.
+    for row, truth in zip(rows, np.repeat([0.5, 0.9, 1], 3), strict=True):
         assert row["auroc"] == pytest.approx(truth, abs=0.08)
-    assert rows[4]["num_other_images"] == 3
+    assert rows[6]["num_other_images"] == 3
     huge = {"huge": np.full((3, 2), 1e30, np.float32)}
     with pytest.raises(ValueError, match=r"-E\(v, mean of q\) of huge is not finite"):
         image_outliers.detect(gaussian_model(), huge, KEY, test=test, progress=False)
@@ -425,6 +441,8 @@ def test_corrupted_images(image_shape):
         orders.append(tuple(order))
     assert len(set(orders)) == 20
     np.testing.assert_allclose(found["test images, inverted"], 1 - dataset.test)
+    means = found["test images, means of two"]
+    np.testing.assert_allclose(means, (dataset.test + dataset.test[np.arange(20) - 1]) / 2)
     constant = pixels["constant images"]
     assert (constant == constant[:, :1]).all()
     assert len(np.unique(constant)) == 20 * channels
@@ -477,6 +495,54 @@ def test_images_of_files(tmp_path):
         image_outliers.read_images(path, dataset)
     with pytest.raises(FileNotFoundError, match="no such file"):
         image_outliers.read_images(tmp_path / "absent.npz", dataset)
+
+
+GENERATIVE = {
+    # method -> overrides, what is probed, how many scores
+    "bidvl": (
+        BIDVL | {"energy.marginal.spectral_norm_steps": 2},
+        ["mean of q", "trunk of E", "pixels"],
+        ["log p(v) + log Z", "-‖∇ log p(v)‖"],
+    ),
+    "vae": (
+        VAE,
+        ["mean of q", "pixels"],
+        [
+            "-E(v, mean of q)",
+            "log p(v) + log Z by 10 samples of q",
+            "-‖variational score at the mean of q‖",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GENERATIVE)
+def test_models_with_a_generator_are_judged(name, tmp_path):
+    overrides, probed, scored = GENERATIVE[name]
+    experiment = build(make_config("base", TINY_DEEP | {"data.name": "digits"} | overrides))
+    state = experiment.initial_state
+    model = Model(experiment, state.theta, state.phi)
+    samples = image_evaluation.draw_samples(
+        model, KEY, num_samples=6, batch_size=4, folder=tmp_path, progress=False
+    )
+    ((title, drawn),) = samples.items()
+    assert title == "G(h), h ~ N(0, I)"
+    assert drawn.shape == (6, 8, 8, 1)
+    assert len(np.unique(drawn, axis=0)) == 6
+    rows = image_latents.probe_latents(
+        model, train_rows=np.arange(60), test_rows=np.arange(20), progress=False
+    )
+    assert [row["features"] for row in rows[::2]] == probed
+    assert rows[0]["num_features"] == 4
+    test = experiment.dataset.test[:7]
+    q = experiment.infer(state.theta, state.phi)
+    expected = jax.vmap(lambda v: q(v).mean)(jnp.asarray(test))
+    np.testing.assert_allclose(image_latents.latent_means(model, test), expected, rtol=1e-5)
+    found = image_outliers.scores(model, KEY, test)
+    assert list(found) == scored
+    assert all(np.isfinite(x).all() for x in found.values())
+    fisher = image_latents.posterior_fisher_divergence(model, KEY, test)
+    assert fisher is None if name == "bidvl" else fisher > 0
 
 
 # Pictures
@@ -583,7 +649,7 @@ def test_judge(run, classifier_file, tmp_path):
     probed = [row["features"] for row in figures["linear_probes"][::2]]
     assert probed == ["mean of q", "trunk of E", "pixels"]
     assert figures["posterior_fisher_divergence"] > 0
-    assert len(figures["other_images"]) == 2 * (4 + 1)
+    assert len(figures["other_images"]) == 3 * (5 + 1)
     assert figures["other_images"][-1]["other_images"] == str(other)
     assert figures["other_images"][-1]["num_other_images"] == 6
     for text in ("small classifier features (test accuracy", "Fréchet distance", "linear SVM"):
