@@ -178,8 +178,11 @@ def log_likelihoods(
         key = jax.random.split(experiment.report_key)[1]
         theta = judged.evaluated_theta(state)
         estimates.append(evaluation.evaluate(judged, theta, state.phi, key))
+    values = np.array([x["log_likelihood"] for x in estimates])
+    if "log_partition" not in estimates[0]:  # log Z is known
+        return values, {}
     widths = [(x["log_partition_high"] - x["log_partition_low"]) / 2 for x in estimates]
-    return np.array([x["log_likelihood"] for x in estimates]), {
+    return values, {
         "ais_effective_sample_size": np.array([x["ais_effective_sample_size"] for x in estimates]),
         "ais_half_width": np.array(widths),
     }

@@ -103,6 +103,8 @@ def build_decoder(
     section: ConfigDict, shape: tuple[int, ...], path: str, *, in_loops: bool = True
 ) -> nn.Module:
     """Returns the decoder of the section at ``path``, to v of a shape."""
+    if section.name == "none":
+        raise ConfigError(f"{path}.name must not be 'none'")
     decoder = _network(section, _DECODERS, path, in_loops, shape=shape)
     with naming(f"{path}.{section.name}"):
         jax.eval_shape(decoder.init, jax.random.key(0), jnp.zeros(1))

@@ -37,7 +37,8 @@ def write_samples(
     """Draws samples and writes ``samples.png``, ``samples.npz`` and ``reconstructions.png``.
 
     Of images under Langevin dynamics also ``frames.png``, ``interpolations.png`` and
-    ``inpaintings.png``, unless ``config.sampling.langevin`` switches them off.
+    ``inpaintings.png``, by a generator ``interpolations.png`` and ``traversals.png``, unless the
+    sampler's section of ``config.sampling`` switches them off.
 
     Returns:
       The reconstruction errors; nothing without latents.

@@ -2,9 +2,9 @@
 
 Writes to the work directory: config.json, metrics.jsonl, tensorboard/, checkpoints/, curves.png,
 samples.png, samples.npz, reconstructions.png (images only), frames.png, interpolations.png and
-inpaintings.png (images under deep energies only) and evaluation.json. Run again, the same command
-resumes; --overwrite starts over. Ctrl-C stops training after the current call of steps_per_call
-steps, twice at once.
+inpaintings.png (images under Langevin dynamics only) or interpolations.png and traversals.png
+(images by a generator), and evaluation.json. Run again, the same command resumes; --overwrite
+starts over. Ctrl-C stops training after the current call of steps_per_call steps, twice at once.
 """
 
 import contextlib

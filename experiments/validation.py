@@ -266,10 +266,14 @@ def _check_generative(config):
     _checks.integer("config.generator.num_latents", config.generator.num_latents, minimum=1)
     _checks.one_of("config.method.bidvl.form", bidvl.form, ("compact", "full"))
     coefficient = bidvl.compact.latent_coefficient
-    if coefficient != -1 and not coefficient >= 0:
+    if coefficient != -1:  # 1 / the number of latents
+        _checks.non_negative("config.method.bidvl.compact.latent_coefficient", coefficient)
+    weighted = config.method.name == "bidvl" and bidvl.form == "full"
+    weighted = weighted and bidvl.full.weights != "uniform"
+    if weighted and config.train.batch_size < 2:
         raise ValueError(
-            "config.method.bidvl.compact.latent_coefficient must be >= 0, or -1 for 1 / the "
-            f"number of latents, got {coefficient}"
+            "config.train.batch_size must be at least 2 with config.method.bidvl.full.weights = "
+            f"{bidvl.full.weights!r}, got {config.train.batch_size}"
         )
     if config.method.name == "vae" and config.divergence.name not in ("kl", "iwae"):
         raise ValueError(

@@ -42,7 +42,6 @@ class GaussianDecoder(nn.Module):
 
     def __call__(self, v: Array, h: Array) -> Array:
         """Returns E(v, h) for one v and one h [L]: -log p(v, h), in nats."""
-        _checks.positive("scale", self.scale)
         mean = _checks.shape("decoder(h)", self._decode(h), jnp.shape(v))
         squares = jnp.sum(((v - mean) / self.scale) ** 2) + jnp.sum(h**2)
         size = jnp.size(v)
@@ -55,6 +54,7 @@ class GaussianDecoder(nn.Module):
         return distributions.Normal(mean, jnp.full_like(mean, math.log(self.scale)))
 
     def _decode(self, h):
+        _checks.positive("scale", self.scale)
         _checks.integer("num_latents", self.num_latents, minimum=1)
         _checks.shape("h", h, (self.num_latents,))
         return self.decoder(h)

@@ -34,7 +34,8 @@ def descend(
     """Takes K optimizer steps on φ ↦ G(θ, φ), with fresh randomness at each.
 
     φ ← φ - optimizer(∇_φ G(θ, φ; key_k)), k = 1..K: the committed lower steps of bi-level score
-    matching (Bao et al., 2020, Algorithm 1). One `lax.scan`, differentiable end to end.
+    matching (Bao et al., 2020, Algorithm 1). One `lax.scan`, differentiable end to end; a lone step
+    is in no loop.
 
     Args:
       lower_loss: ``(theta, phi, key) -> scalar``.
