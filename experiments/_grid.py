@@ -2,10 +2,12 @@
 
 import json
 import pathlib
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from jbism.training import open_workdir
@@ -46,6 +48,15 @@ class Grid:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
         temporary.replace(path)
+
+
+def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of an ``.npz`` that belongs to a cell."""
+    try:
+        with np.load(path) as stored:
+            return dict(stored)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise unreadable(path, error) from error
 
 
 def unreadable(path: pathlib.Path, reason: object) -> ValueError:

@@ -13,7 +13,6 @@ curves.png. Run again, the same command does the methods that are missing, and t
 of earlier commands too; --overwrite starts over.
 """
 
-import zipfile
 from functools import partial
 from typing import Any
 
@@ -76,7 +75,7 @@ def main() -> None:
             path = grid.workdir / "cells" / f"{slug(name)}.npz"
             cells[name] = grid.cell(slug(name), partial(_run_cell, study, name, path, bar.update))
             bar.update((i + 1) * config["num_steps"] - bar.n)
-            arrays[name] = _load(path)
+            arrays[name] = _grid.load_arrays(path)
     rows = mixture_report.summarize(cells)
     grid.write_table({"config": config, "rows": rows})
     text = mixture_report.markdown(rows)
@@ -94,14 +93,6 @@ def _run_cell(study, name, path, advanced):
     stored: dict[str, Any] = dict(arrays)
     np.savez_compressed(path, **stored)
     return figures
-
-
-def _load(path):
-    try:
-        with np.load(path) as stored:
-            return dict(stored)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise _grid.unreadable(path, error) from error
 
 
 def _data(study):

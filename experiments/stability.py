@@ -91,9 +91,9 @@ def main() -> None:
             compute = partial(_run_cell, name, rate, settings, grid.workdir, path, bar.update)
             rows.append(grid.cell(_slug(name, rate), compute))
             bar.update((i + 1) * settings["num_steps"] - bar.n)
-            with np.load(path) as stored:
-                if len(stored["images"]):
-                    panels[_slug(name, rate)] = stored["images"]
+            images = _grid.load_arrays(path)["images"]
+            if len(images):
+                panels[_slug(name, rate)] = images
     grid.write_table({"config": settings, "rows": rows})
     text = _markdown(rows)
     (grid.workdir / "table.md").write_text(text + "\n")
