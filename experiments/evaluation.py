@@ -1,5 +1,6 @@
 """Test-set figures of a trained model."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -55,12 +56,15 @@ def _log_likelihood(experiment, theta, phi, v, key):
 
 
 def _bidvl(experiment, theta, phi, v, key):
+    form = generative.bidvl_form(experiment.config.method.bidvl)
+    if isinstance(form, losses.BidvlFull):  # bounds and energies are those of any weights
+        form = replace(form, weights="uniform", clip=None)
     one = partial(
         losses.bidvl_lower_loss,
         energy=experiment.energy.apply,
         generator=experiment.generator.apply,
         posterior=experiment.posterior.apply,
-        form=generative.bidvl_form(experiment.config.method.bidvl),
+        form=form,
     )
     _, aux = jax.jit(one)(theta, phi, key, v)
     return {

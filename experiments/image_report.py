@@ -78,10 +78,12 @@ def _interpolations(dataset, interpolations: Interpolations):
 
 
 def _traversals(dataset, traversals: Traversals):
-    return {
-        f"{value:+.3g}": dataset.images(traversals.images[:, i])
+    rows = len(traversals.latents)
+    moved = {
+        f"h_j = {value:.3g}": dataset.images(traversals.images[:, i])
         for i, value in enumerate(traversals.values)
     }
+    return {"original": dataset.images(np.repeat(traversals.original[None], rows, 0)), **moved}
 
 
 def _inpaintings(dataset, inpaintings: Inpaintings):

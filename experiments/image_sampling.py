@@ -33,6 +33,7 @@ class Inpaintings(NamedTuple):
 class Traversals(NamedTuple):
     """Images G(h) with h that of a test image but for one latent, which moves."""
 
+    original: np.ndarray  # [*event], the test image
     latents: np.ndarray  # [row], which one; those that differ most between test images
     values: np.ndarray  # [point], what it is set to
     images: np.ndarray  # [row, point, *event]
@@ -43,14 +44,16 @@ def interpolate(
     infer: Callable,
     decode: Callable[[jax.Array], jax.Array],
     section: ConfigDict,
-) -> Interpolations:
+) -> Interpolations | None:
     """Decodes latents between the means of q of pairs of test images.
 
     ``decode`` makes images [n, *event] of latents [n, L]. There are as many rows as the section
-    says and the test set has pairs.
+    says and the test set has pairs; None without any.
     """
     test = jnp.asarray(experiment.dataset.examples("test", slice(2 * section.num_rows)))
     num_rows, event = min(section.num_rows, len(test) // 2), test.shape[1:]
+    if num_rows == 0:
+        return None
     ends = test[: 2 * num_rows].reshape(num_rows, 2, *event)
     latents = jax.vmap(jax.vmap(lambda v: infer(v).mean))(ends)
     weights = jnp.linspace(0.0, 1.0, section.num_points)
@@ -64,7 +67,7 @@ def interpolate(
 
 def interpolate_by_chains(
     experiment: Experiment, infer: Callable, chains: LangevinChains, key: jax.Array
-) -> Interpolations:
+) -> Interpolations | None:
     """Interpolates by samples v given h.
 
     As samples are drawn, over the whole schedule from noise, but all chains start at one noise
@@ -100,7 +103,7 @@ def traverse(
     h = jax.vmap(lambda j: jax.vmap(lambda x: means[0].at[j].set(x))(values))(order)
     v = decode(h.reshape(-1, h.shape[-1]))
     images = v.reshape(len(order), len(values), *test.shape[1:])
-    return Traversals(*map(np.asarray, (order, values, images)))
+    return Traversals(*map(np.asarray, (test[0], order, values, images)))
 
 
 def inpaint(experiment: Experiment, chains: LangevinChains, key: jax.Array) -> Inpaintings:

@@ -124,7 +124,8 @@ def build_method(
 
 def trains_in_loops(config: ConfigDict) -> bool:
     """Whether a compiled training step evaluates networks in loops."""
-    if config.train.steps_per_call > 1 or config.train.unroll_lower > 0:
+    train = config.train
+    if train.steps_per_call > 1 or (train.num_lower_steps > 1 and train.unroll_lower > 0):
         return True
     if config.method.name == "contrastive":
         return True

@@ -1,6 +1,6 @@
 """Learns a ring of Gaussians by every form of BiDVL, where the model's density can be integrated.
 
-The energy is a small network over the plane, whose log Z is a sum over a grid, so that KL(data ‖
+The energy is a small network over a square, whose log Z is a sum over a grid, so that KL(data ‖
 model) is known; the generator and the encoder are small too (Kan et al., 2022). Beside the compact
 form, as its published code has it, stand the full form with the first-order gradient and unrolled,
 the former also with importance weights p_θ / p_d by each estimate of p_d, and exact maximum

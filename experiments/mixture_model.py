@@ -30,6 +30,7 @@ METHODS = (
 RESOLUTION = 80  # cells a side of the quadrature and of the pictures
 _NUM_SAMPLES = 5_000
 _NEAR = 3.0  # noises
+_MASS = 1e-3  # of the data's, that quadrature may lack
 
 
 def check_settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -47,6 +48,16 @@ def check_settings(config: dict[str, Any]) -> dict[str, Any]:
     for name in positive:
         if not (math.isfinite(config[name]) and config[name] > 0):
             raise ValueError(f"--{name} must be a number > 0, got {config[name]}")
+    if not chosen:
+        raise ValueError(f"--methods must be all, or of {', '.join(map(slug, METHODS))}, got none")
+    ring = Ring(config)
+    mass = float(jnp.sum(jnp.exp(jax.vmap(ring.log_density)(ring.points) + ring.log_cell)))
+    if abs(mass - 1.0) > _MASS:
+        raise ValueError(
+            f"--noise must be wide enough for a grid of {RESOLUTION} x {RESOLUTION} cells, which "
+            f"holds {mass:.3f} of the data's mass at --noise={config['noise']} and "
+            f"--radius={config['radius']}"
+        )
     methods = [name for name in METHODS if slug(name) in map(slug, chosen)]
     return config | {"methods": methods}
 
@@ -116,7 +127,7 @@ class Study:
         self.generator = networks.MLPDecoder((2,), (width, width), activation=nn.silu)
 
     def log_density(self, theta: Any) -> jax.Array:
-        """log p_θ at the grid's points, normalised over the grid."""
+        """log p_θ at the grid's points, normalised over its square, the model's whole space."""
         energies = self._energies(theta, self.ring.points)
         return -energies - logsumexp(-energies) - self.ring.log_cell
 

@@ -51,11 +51,11 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     """Formats the lines as a table."""
     head = (
         "method",
-        "KL to the data, nats",
+        "KL(data ‖ model), nats",
         "samples near a mode",
         "least mode, of an even share",
         "squared error",
-        "ESS of the weights",
+        "ESS of the weights, of a batch",
         "seconds",
     )
     lines = []

@@ -111,7 +111,7 @@ def _generator(experiment, theta, phi, key, num_samples, pictures):
     }
     section = experiment.config.sampling.generator
     interpolations = traversals = None
-    if pictures and section.interpolation.num_rows > 0:
+    if pictures:
         interpolations = image_sampling.interpolate(
             experiment, infer, decode, section.interpolation
         )
@@ -176,7 +176,7 @@ def _langevin(experiment, theta, phi, key, num_samples, pictures, progress):
         experiment, infer, chains, keys["reconstruct"], num_samples
     )
     interpolations = None
-    if pictures and section.interpolation.num_rows > 0:
+    if pictures:
         interpolations = image_sampling.interpolate_by_chains(
             experiment, infer, chains, keys["interpolate"]
         )

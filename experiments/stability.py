@@ -1,8 +1,9 @@
 """Asks what keeps BiDVL stable: energies, norms and bounds of gradients, left out one by one.
 
-Each variant sets its own keys in a config of BiDVL on images that fit in memory, and is trained at
-each multiple of the config's two rates; all seeds of a variant are trained by one program. A seed
-whose metrics cease to be finite has diverged. The rest are judged by the Fréchet distance of
+Each variant sets the energy's head, the norms of its kernels, the hinge and the bounds of gradients
+in a config of BiDVL's compact form on images that fit in memory, and is trained at each multiple of
+the config's two rates, which must be constant; all seeds of a variant are trained by one program.
+A seed whose metrics cease to be finite has diverged. The rest are judged by the Fréchet distance of
 generated images to the test set, between features of a small classifier, and by how well the energy
 tells test images from the same with their pixels shuffled.
 
@@ -12,6 +13,7 @@ and the table holds those of earlier commands too; --overwrite starts over.
 """
 
 import json
+import pathlib
 from collections.abc import Collection
 from functools import partial
 from typing import Any
@@ -24,11 +26,21 @@ from tqdm import tqdm
 
 from experiments import _grid, _main, features, image_outliers, sampling
 from experiments._table import markdown_table
+from experiments.builders import Experiment
 from experiments.image_evaluation import Model
 from experiments.seeds import run_state, train_seeds
 from experiments.validation import ConfigError
 from jbism import _checks, metrics, plotting
+from jbism.training import TrainState
 
+# What every variant starts from, whatever the config has.
+_PLAIN = {
+    "energy.marginal.num_features": -1,
+    "energy.marginal.spectral_norm_steps": 0,
+    "method.bidvl.compact.hinge": False,
+    "theta_optimizer.clip_norm": 0.0,
+    "phi_optimizer.clip_norm": 0.0,
+}
 _SOFTPLUS, _LINEAR = ({"energy.marginal.head": name} for name in ("softplus", "linear"))
 _NORM = {"energy.marginal.spectral_norm_steps": 10}
 _CLIP = {"theta_optimizer.clip_norm": 1.0, "phi_optimizer.clip_norm": 1.0}
@@ -64,6 +76,16 @@ def main() -> None:
     settings: dict[str, Any] = {flag.name: flag.value for flag in _SETTINGS}
     if config.method.name != "bidvl":
         raise ConfigError(f"config.method.name must be 'bidvl', got {config.method.name!r}")
+    if config.method.bidvl.form != "compact":
+        raise ConfigError(
+            f"config.method.bidvl.form must be 'compact', got {config.method.bidvl.form!r}"
+        )
+    for optimizer in ("theta_optimizer", "phi_optimizer"):
+        if config[optimizer].schedule != "constant":
+            raise ConfigError(
+                f"config.{optimizer}.schedule must be 'constant', got "
+                f"{config[optimizer].schedule!r}"
+            )
     unknown = [name for name in settings["variants"] if name not in ("all", *VARIANTS)]
     if unknown or not settings["variants"]:
         raise ValueError(f"variants must be of all, {', '.join(VARIANTS)}, got {unknown or 'none'}")
@@ -74,11 +96,13 @@ def main() -> None:
         may_differ=("variants", "rates", "run.data.dir"),
     )
     chosen: Collection[str] = VARIANTS if "all" in settings["variants"] else settings["variants"]
+    stored = {path.stem for path in grid.workdir.glob("cells/*.json")}
+    everywhere = sorted({*rates, *(float(name.split(" at ")[1]) for name in stored)})
     cells = [
         (name, rate)
         for name in VARIANTS
-        for rate in rates
-        if name in chosen or grid.has(_slug(name, rate))
+        for rate in everywhere
+        if (name in chosen and rate in rates) or _slug(name, rate) in stored
     ]
     rows: list[dict[str, Any]] = []
     panels: dict[str, np.ndarray] = {}
@@ -88,8 +112,10 @@ def main() -> None:
         for i, (name, rate) in enumerate(cells):
             bar.set_description(_slug(name, rate))
             path = grid.workdir / "cells" / f"{_slug(name, rate)}.npz"
-            compute = partial(_run_cell, name, rate, settings, grid.workdir, path, bar.update)
-            rows.append(grid.cell(_slug(name, rate), compute))
+            own = variant(config, name, rate, settings["num_steps"])
+            compute = partial(_run_cell, own, settings, grid.workdir, path, bar.update)
+            row = {"variant": name, "rate": rate}
+            rows.append(row | grid.cell(_slug(name, rate), compute))
             bar.update((i + 1) * settings["num_steps"] - bar.n)
             images = _grid.load_arrays(path)["images"]
             if len(images):
@@ -98,7 +124,7 @@ def main() -> None:
     text = _markdown(rows)
     (grid.workdir / "table.md").write_text(text + "\n")
     if panels:
-        figure = plotting.image_panels(panels, columns=8, per_row=len(rates))
+        figure = plotting.image_panels(panels, columns=8, per_row=len(everywhere))
         plotting.save(figure, grid.workdir / "samples.png")
     print(text)
     print(f"\nThe table, the samples and all figures are in {grid.workdir}")
@@ -112,20 +138,21 @@ def _rate(text):
 
 
 def _slug(name, rate):
-    return f"{name} at {rate:g}"
+    return f"{name} at {rate!r}"
 
 
-def _variant(name: str, rate: float, settings: dict[str, Any]) -> ConfigDict:
-    config = _CONFIG.value.copy_and_resolve_references()
-    config.update_from_flattened_dict(VARIANTS[name])
-    for optimizer in (config.theta_optimizer, config.phi_optimizer):
+def variant(config: ConfigDict, name: str, rate: float, num_steps: int) -> ConfigDict:
+    """Returns a copy of a config with a variant's keys, and both rates multiplied."""
+    own = config.copy_and_resolve_references()
+    own.update_from_flattened_dict(_PLAIN | VARIANTS[name])
+    for optimizer in (own.theta_optimizer, own.phi_optimizer):
         optimizer.learning_rate *= rate
-    config.train.num_steps = settings["num_steps"]
-    return config
+    own.train.num_steps = num_steps
+    return own
 
 
-def _run_cell(name, rate, settings, workdir, path, advanced) -> dict[str, Any]:
-    trained = train_seeds(_variant(name, rate, settings), settings["seeds"], advanced=advanced)
+def _run_cell(config, settings, workdir, path, advanced) -> dict[str, Any]:
+    trained = train_seeds(config, settings["seeds"], advanced=advanced)
     found: dict[str, list[float]] = {
         "data_energy": [],
         "energy_gap": [],
@@ -137,22 +164,22 @@ def _run_cell(name, rate, settings, workdir, path, advanced) -> dict[str, Any]:
         if trained.diverged[i]:
             continue
         state = run_state(trained.states, i)
-        figures, shown = _judge(experiment, state, settings["num_samples"], workdir)
+        figures, shown = judge(experiment, state, settings["num_samples"], workdir)
         images.append(shown)
         for key, x in figures.items():
             found[key].append(float(x))
     first = images[0] if images else np.zeros(0)
     np.savez_compressed(path, images=first)  # before the cell that says it is there
     return {
-        "variant": name,
-        "rate": rate,
         "diverged": trained.diverged.tolist(),
         "train_seconds": trained.train_seconds,
         **found,
     }
 
 
-def _judge(experiment, state, num_samples, workdir):
+def judge(
+    experiment: Experiment, state: TrainState, num_samples: int, workdir: pathlib.Path
+) -> tuple[dict[str, Any], np.ndarray]:
     """Returns the figures of one seed, and a few of its images."""
     dataset, test = experiment.dataset, experiment.dataset.examples("test")
     model = Model(experiment, state.theta, state.phi)

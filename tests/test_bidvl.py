@@ -666,7 +666,7 @@ OF_A_LOWER_LOSS = {
     ),
 }
 OF_THE_WHOLE = {
-    "no_strategy": ({"hypergradient": None}, TypeError, "hypergradient must be an instance"),
+    "no_strategy": ({"hypergradient": None}, ValueError, "hypergradient must be given to the full"),
     "strategy_class": ({"hypergradient": Unroll}, TypeError, "hypergradient must be an instance"),
     "strategy_of_compact": (
         {"form": "compact"},
@@ -819,6 +819,16 @@ def test_metrics_are_those_of_the_losses(x64):
     oracles.assert_close(metrics["reconstruction_error"], (9.0 + 4.0) / 2, rtol=1e-14)
     # N(v; G, I / 2) and no divergence of N(0, I) to itself.
     oracles.assert_close(metrics["elbo"], -13.0 - math.log(math.pi), rtol=1e-12)
+
+
+def test_metrics_are_those_before_virtual_steps():
+    metrics = []
+    for unroll in (Unroll(0, optax.sgd(0.3)), Unroll(5, optax.sgd(0.3))):
+        step, state = networks_step(form="full", hypergradient=unroll)
+        metrics.append(oracles.jit(step)(state, jax.random.normal(KEY, (6, DIM)))[1])
+    assert metrics[0]["loss"] != metrics[1]["loss"]
+    for name in ("data_energy", "generated_energy", "elbo", "reconstruction_error"):
+        oracles.assert_close(metrics[0][name], metrics[1][name], rtol=1e-6)
 
 
 def test_extreme_batches_stay_finite():

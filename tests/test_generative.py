@@ -1,5 +1,6 @@
 """BiDVL and variational autoencoders as experiments: closed forms, parts by hand, pictures."""
 
+import importlib
 import math
 import re
 from dataclasses import replace
@@ -14,6 +15,7 @@ from jax.scipy.stats import multivariate_normal, norm
 
 from experiments import evaluation, generative, image_report, image_sampling, sampling
 from experiments.builders import build
+from experiments.methods import trains_in_loops
 from jbism import distributions, posteriors
 from jbism.divergences import IWAE, KL
 from jbism.hypergradients import Unroll
@@ -23,6 +25,7 @@ from tests import oracles
 from tests.configs import BIDVL, TINY, TINY_DEEP, VAE, make_config
 
 KEY = jax.random.key(0)
+WIDTHS = ("published", "small")
 ADAM = {"b2": 0.95, "eps": 1e-8}
 
 
@@ -242,6 +245,7 @@ def test_pictures_of_a_generator(bidvl):
         assert_decoded(images, jnp.stack([a, (a + b) / 2, b]))
 
     moved = drawn.traversals
+    np.testing.assert_array_equal(moved.original, test[0])
     np.testing.assert_array_equal(moved.values, [-2.5, 0.0, 2.5])
     np.testing.assert_array_equal(moved.latents, np.argsort(-np.std(means, axis=0)))
     for latent, images in zip(moved.latents, moved.images, strict=True):
@@ -255,7 +259,12 @@ def test_pictures_of_a_generator(bidvl):
         "interpolations.png",
         "traversals.png",
     }
-    assert [text.get_text() for text in figures["traversals.png"].texts] == ["-2.5", "+0", "+2.5"]
+    assert [text.get_text() for text in figures["traversals.png"].texts] == [
+        "original",
+        "h_j = -2.5",
+        "h_j = 0",
+        "h_j = 2.5",
+    ]
     arrays = image_report.arrays(drawn)
     for name, x in (
         ("traversals", moved.images),
@@ -295,6 +304,45 @@ def test_traversals_are_of_the_latents_that_differ_most(bidvl):
     assert np.abs(found.images[0] - found.images[1])[[0, 2]].max() > 1e-3
 
 
+@pytest.mark.parametrize("weights", ["uniform", "generator"])
+def test_one_test_image_has_figures_and_no_interpolations(bidvl, weights):
+    experiment, theta, phi = bidvl
+    config = experiment.config.copy_and_resolve_references()
+    config.method.bidvl.form, config.method.bidvl.full.weights = "full", weights
+    labels = dict.fromkeys(("train_labels", "validation_labels", "test_labels"))
+    dataset = replace(experiment.dataset, test=experiment.dataset.test[:1], **labels)
+    experiment = replace(experiment, config=config, dataset=dataset)
+    drawn = sampling.draw(experiment, theta, phi, KEY, num_samples=3, pictures=True, progress=False)
+    assert drawn.interpolations is None
+    assert len(drawn.originals) == len(drawn.reconstructions) == 1
+    assert drawn.traversals.images.shape == (3, 3, 8, 8, 1)
+    figures = evaluation.evaluate(experiment, theta, phi, KEY)
+    assert figures["num_test_examples"] == 1
+    assert np.isfinite(figures["elbo"])
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "celeba"])
+def test_an_autoencoder_has_the_networks_of_bidvl(name):
+    """Where a config of BiDVL becomes one by two flags."""
+    module = importlib.import_module(f"experiments.configs.{name}_bidvl")
+    for config in (module.get_config(),) if name == "digits" else map(module.get_config, WIDTHS):
+        decoder = config.energy.gaussian_decoder
+        assert decoder.num_latents == config.generator.num_latents
+        assert decoder.decoder.to_dict() == config.generator.decoder.to_dict()
+        assert decoder.scale == config.method.bidvl.compact.scale
+
+
+def test_a_lone_lower_step_is_in_no_loop():
+    config = make_config("base", BIDVL | {"train.steps_per_call": 1, "train.num_lower_steps": 1})
+    assert not trains_in_loops(config)
+    config.train.num_lower_steps = 2
+    assert trains_in_loops(config)
+    config.train.unroll_lower = 0
+    assert not trains_in_loops(config)
+    config.train.steps_per_call = 2
+    assert trains_in_loops(config)
+
+
 def test_figures_of_bidvl(bidvl):
     """With q the prior and a constant G = c: the bound is log N(v; c, σ² I)."""
     experiment, _, _ = bidvl
@@ -318,7 +366,7 @@ def test_figures_of_bidvl(bidvl):
         "num_test_examples": 10,
         "data_energy": 0.25 * np.mean(np.sum(v**2, axis=1)),
         "generated_energy": 0.25 * 64 * 0.4**2,
-        "elbo": float(norm.logpdf(v, 0.4, math.sqrt(0.5)).sum(1).mean()),
+        "elbo": float(norm.logpdf(v, 0.4, 0.2).sum(1).mean()),
         "ssm": 0.5 * 0.5**2 * np.mean(np.sum(v**2, axis=1)) - 0.5 * 64,
     }
     assert figures == pytest.approx(expected, rel=1e-5)

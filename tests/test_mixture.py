@@ -10,6 +10,8 @@ import pytest
 
 from experiments import mixture_model, mixture_report
 from jbism import distributions
+from jbism.hypergradients import FirstOrder, Unroll
+from jbism.losses import BidvlCompact, BidvlFull
 from tests import oracles
 from tests.processes import run_binary
 
@@ -96,6 +98,22 @@ def test_seeds_start_alike_whatever_the_method():
     oracles.assert_trees_close(thetas[0], thetas[2])
 
 
+def test_methods_have_the_form_and_the_strategy_of_their_names():
+    study = mixture_model.Study(SMALL | {"compact_elbo": 0.3, "full_elbo": 0.7})
+    forms = {name: study._form(name) for name in mixture_model.METHODS[1:]}
+    assert forms["compact"] == (BidvlCompact(SMALL["scale"], 0.3), None)
+    weights = {"full": "uniform", "full, unrolled": "uniform"}
+    weights |= {"full, generator's weights": "generator", "full, flat weights": "flat"}
+    weights |= {"full, known weights": study.ring.log_density}
+    for name, kind in weights.items():
+        form, strategy = forms[name]
+        assert isinstance(form, BidvlFull)
+        assert (form.scale, form.elbo_coefficient) == (SMALL["scale"], 0.7)
+        assert form.weights == kind
+        assert form.num_particles == (1 if kind == "uniform" else SMALL["num_particles"])
+        assert isinstance(strategy, Unroll if name == "full, unrolled" else FirstOrder)
+
+
 def test_run(tmp_path):
     workdir = tmp_path / "run"
     flags = SMALL | {"methods": "likelihood,full_known_weights", "workdir": workdir}
@@ -161,6 +179,8 @@ def test_summary_by_hand():
         ({"methods": ["gan"]}, "--methods must be all, or of likelihood, compact, full, full_unr"),
         ({"radius": 0.0}, "--radius must be a number > 0, got 0.0"),
         ({"noise": math.nan}, "--noise must be a number > 0, got nan"),
+        ({"noise": 0.03}, "--noise must be wide enough for a grid of 80 x 80 cells, which holds 0"),
+        ({"methods": []}, "--methods must be all, or of likelihood, .* got none"),
         ({"scale": -1.0}, "--scale must be a number > 0, got -1.0"),
         ({"theta_rate": math.inf}, "--theta_rate must be a number > 0, got inf"),
         ({"phi_rate": 0.0}, "--phi_rate must be a number > 0"),

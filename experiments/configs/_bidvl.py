@@ -35,12 +35,17 @@ def bidvl(data: str, *, width: str, levels: int) -> ConfigDict:
         trunk.conv_encoder.features = channels
         trunk.conv_encoder.strides = (2,) * levels
         trunk.conv_encoder.activation = "leaky_relu"
-    config.generator.num_latents = 32 if small else 100
-    config.generator.decoder.name = "conv"
-    config.generator.decoder.conv.features = (channels[-1], *reversed(channels))
+    # The second for a variational autoencoder to compare with.
+    for section in (config.generator, config.energy.gaussian_decoder):
+        section.num_latents = 32 if small else 100
+        section.decoder.name = "conv"
+        section.decoder.conv.features = (channels[-1], *reversed(channels))
     config.method.name = "bidvl"
+    bidvl = config.method.bidvl
     if small:
-        config.method.bidvl.compact.scale = 0.3
+        for section in (bidvl.compact, bidvl.full, config.energy.gaussian_decoder):
+            section.scale = 0.3
+    bidvl.full.elbo_coefficient = 0.1
     rates = (2e-4, 1e-3) if small else (1e-4, 3e-4)
     for optimizer, rate in zip((config.theta_optimizer, config.phi_optimizer), rates, strict=True):
         optimizer.learning_rate = rate

@@ -271,7 +271,7 @@ def get_config() -> ConfigDict:
                 },
             },
             "evaluation": {
-                "use_ema": False,
+                "use_ema": False,  # of θ; posteriors and generators have no moving average
                 "num_examples": 500,  # test examples, at most
                 "log_likelihood": True,
                 "exact_max_latents": 20,  # enumerate log Z up to so many, else estimate by AIS

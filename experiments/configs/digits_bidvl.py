@@ -15,11 +15,16 @@ def get_config():
     config.posterior.name = "gaussian"
     config.posterior.gaussian.trunk.name = "mlp"
     config.posterior.gaussian.trunk.mlp.features = (256, 256)
-    config.generator.num_latents = 10
-    config.generator.decoder.name = "mlp"
-    config.generator.decoder.mlp.features = (256, 256)
+    # The second for a variational autoencoder to compare with.
+    for section in (config.generator, config.energy.gaussian_decoder):
+        section.num_latents = 10
+        section.decoder.name = "mlp"
+        section.decoder.mlp.features = (256, 256)
     config.method.name = "bidvl"
-    config.method.bidvl.compact.scale = 0.2  # √½ outweighs all of 64 pixels
+    bidvl = config.method.bidvl
+    for section in (bidvl.compact, bidvl.full, config.energy.gaussian_decoder):
+        section.scale = 0.2  # √½ outweighs all of 64 pixels
+    bidvl.full.elbo_coefficient = 0.1
     for optimizer, rate in ((config.theta_optimizer, 2e-4), (config.phi_optimizer, 1e-3)):
         optimizer.learning_rate = rate
         optimizer.adam.b1 = 0.0
@@ -28,6 +33,6 @@ def get_config():
     config.train.num_lower_steps = 1
     config.train.steps_per_call = 100
     config.sampling.name = "generator"
-    config.evaluation.num_examples = 360
+    config.evaluation.num_examples = 200
     config.evaluation.log_likelihood = False
     return config

@@ -34,6 +34,17 @@ class GaussianDecoder(nn.Module):
       ()
       >>> model.apply(theta, jnp.ones(2), method="visible_given_hidden").mean.shape
       (3,)
+
+      The loss of an autoencoder, of both its parameters: a divergence is of one v, so it is mapped.
+
+      >>> q = jbism.posteriors.Gaussian(num_latents=2)
+      >>> def loss(theta, phi, key, v):  # v: [batch, 3]
+      ...     one = lambda key, v: jbism.divergences.KL()(
+      ...         theta, phi, key, v, energy=model.apply, posterior=q.apply)
+      ...     return jnp.mean(jax.vmap(one)(jax.random.split(key, len(v)), v))
+      >>> phi = q.init(jax.random.key(1), jnp.zeros(3))
+      >>> loss(theta, phi, jax.random.key(2), jnp.ones((5, 3))).shape
+      ()
     """
 
     num_latents: int

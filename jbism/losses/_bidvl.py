@@ -165,7 +165,7 @@ def bidvl_loss(
 
     Raises:
       ValueError: as `bidvl_lower_loss`, and if hypergradient or opt_state are given to the compact
-        form.
+        form, or no hypergradient to the full one.
       TypeError: as `bidvl_lower_loss`, and if hypergradient is no instance.
 
     Example:
@@ -190,6 +190,8 @@ def bidvl_loss(
                 raise ValueError(f"{name} must be None for the compact form, got {value!r}")
         loss, upper = bidvl_upper_loss(theta, phi, key, v, **parts)
         return loss, BidvlAux(upper, None)
+    if hypergradient is None:
+        raise ValueError("hypergradient must be given to the full form, such as FirstOrder()")
     _checks.option("hypergradient", hypergradient, "FirstOrder()")
     assert hypergradient is not None
 

@@ -93,8 +93,10 @@ class ConvDecoder(nn.Module):
     def __call__(self, h: Array) -> Array:
         """Maps one latent of any shape to an image [height, width, channels]."""
         shape = tuple(_checks.integer("shape", size, minimum=1) for size in self.shape)
+        if not self.features:
+            raise ValueError("features must hold a number of channels, got none")
         factor = 2 ** (len(self.features) - 1)
-        if len(shape) != 3 or shape[0] % factor or shape[1] % factor or not self.features:
+        if len(shape) != 3 or shape[0] % factor or shape[1] % factor:
             raise ValueError(
                 f"shape must be (height, width, channels) with sides that {factor} divides, for "
                 f"{len(self.features)} features, got {shape}"

@@ -92,7 +92,7 @@ def bidvl_step(
         lower = bidvl_lower_loss(*jax.lax.stop_gradient((theta, phi)), key_metrics, v, **parts)[1]
         metrics = {
             "data_energy": jnp.mean(aux.upper.data_energies),
-            "generated_energy": jnp.mean(aux.upper.generated_energies),
+            "generated_energy": jnp.mean(lower.generated_energies),
             "reconstruction_error": jnp.mean(lower.squared_errors) / v[0].size,
             "elbo": jnp.mean(lower.elbos),
             "effective_sample_size": lower.effective_sample_size / v.shape[0],
