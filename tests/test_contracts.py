@@ -286,7 +286,7 @@ def batch_functions():
         "vnce_loss": gradient(vnce, **sampled, noise=noise),
         "bidvl_loss": gradient(bidvl, form="compact"),
         "bidvl_loss_of_full_form": gradient(
-            bidvl, form=full, hypergradient=Unroll(1, optax.sgd(1e-3))
+            bidvl, form=full, hypergradient=Unroll(1, optax.sgd(1e-4))
         ),
         "bidvl_lower_loss": gradient(bidvl_lower, form="compact"),
         "bidvl_lower_loss_of_full_form": gradient(bidvl_lower, form=full),
