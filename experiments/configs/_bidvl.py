@@ -3,8 +3,7 @@
 from ml_collections import ConfigDict
 
 from experiments.configs import base
-
-_WIDTHS = ("published", "small")
+from experiments.configs._widths import is_small
 
 
 def bidvl(data: str, *, width: str, levels: int) -> ConfigDict:
@@ -18,9 +17,7 @@ def bidvl(data: str, *, width: str, levels: int) -> ConfigDict:
     Raises:
       ValueError: if the width is neither.
     """
-    if width not in _WIDTHS:
-        raise ValueError(f"--config=FILE:WIDTH must have a WIDTH of {_WIDTHS}, got {width!r}")
-    small = width == "small"
+    small = is_small(width)
     base_channels = 8 if small else 48
     channels = tuple(base_channels * factor for factor in (2, 4, 8, 8)[:levels])
     config = base.get_config()

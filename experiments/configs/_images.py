@@ -3,8 +3,7 @@
 from ml_collections import ConfigDict
 
 from experiments.configs import base
-
-_WIDTHS = ("published", "small")
+from experiments.configs._widths import is_small
 
 
 def deep_eblvm(
@@ -21,9 +20,7 @@ def deep_eblvm(
     Raises:
       ValueError: if the width is neither.
     """
-    if width not in _WIDTHS:
-        raise ValueError(f"--config=FILE:WIDTH must have a WIDTH of {_WIDTHS}, got {width!r}")
-    small = width == "small"
+    small = is_small(width)
     if small:
         channels, blocks, learning_rate, steps = 16, 1, 1.5e-3, 3_000
     config = base.get_config()
