@@ -1,30 +1,61 @@
 """What the binaries share: one-line errors and exit codes."""
 
 import contextlib
+import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
+import jax
 from absl import app, flags, logging
 
-from jbism.training import CheckpointError, DivergenceError, WorkdirError
+from jbism.training import (
+    CheckpointError,
+    DivergenceError,
+    ProcessError,
+    StoppedError,
+    WorkdirError,
+)
+
+STOPPED = 75  # the exit code of a run that was told to stop and can go on: EX_TEMPFAIL
 
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Print the whole traceback of an error.")
-_EXPECTED = (ValueError, TypeError, OSError, CheckpointError, DivergenceError, WorkdirError)
+_EXPECTED = (
+    ValueError,
+    TypeError,
+    OSError,
+    CheckpointError,
+    DivergenceError,
+    ProcessError,
+    WorkdirError,
+)
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs ``main``; an expected error becomes one line on stderr and exit code 1."""
+    """Runs ``main``; an expected error becomes one line on stderr and exit code 1.
+
+    After SIGTERM, or SIGINT while it trains, the exit code is `STOPPED`.
+    """
 
     def guarded(argv: Sequence[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         if len(argv) > 1:
             _fail(f"unexpected argument {argv[1]!r}; options start with --")
+        warnings.showwarning = _show_warning
+        signal.signal(signal.SIGTERM, _terminate)
         try:
             main()
+        except StoppedError as error:
+            _fail(f"{error}; the same command goes on from there", code=STOPPED)
+        except _Terminated:
+            _fail("stopped by SIGTERM; the same command goes on from what is saved", code=STOPPED)
         except KeyboardInterrupt:
             _fail("interrupted; the same command resumes from the latest checkpoint, if any")
         except _EXPECTED as error:
@@ -36,29 +67,36 @@ def run(main: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[Callable[[Any, int], None]]:
-    """Yields a training callback that raises the first KeyboardInterrupt; a second comes at once.
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Yields whether SIGINT or SIGTERM came; a second one has its usual effect at once.
 
-    Raised just anywhere, it may leave the queues of the event writer in a state in which closing
-    them never returns.
+    Raised just anywhere, an interrupt may leave the queues of the event writer in a state in which
+    closing them never returns.
     """
     received: list[int] = []
 
     def receive(number, frame):  # noqa: ARG001
         received.append(number)
-        signal.signal(signal.SIGINT, former)
+        signal.signal(number, former[number])
 
-    def check(state, step):  # noqa: ARG001
-        if received:
-            raise KeyboardInterrupt
-
-    former = signal.signal(signal.SIGINT, receive)
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in former:
+        signal.signal(number, receive)
     try:
-        yield check
+        yield lambda: bool(received)
     finally:
-        signal.signal(signal.SIGINT, former)
-    if received:
-        raise KeyboardInterrupt
+        for number, handler in former.items():
+            signal.signal(number, handler)
+    if received:  # too late for training to stop
+        signal.raise_signal(received[0])
+
+
+def _terminate(*_):
+    raise _Terminated
+
+
+def _show_warning(message, *_, **__):
+    print("warning:", *str(message).split(), file=sys.stderr)
 
 
 def _parse_flags(argv):
@@ -78,6 +116,11 @@ def _parse_flags(argv):
         _fail(f"--config: {type(error).__name__}: {reason}")
 
 
-def _fail(message):
-    print("error:", *message.split(), file=sys.stderr)
-    sys.exit(1)
+def _fail(message, code=1):
+    words = message.split() if code == STOPPED else ["error:", *message.split()]
+    print(*words, file=sys.stderr)
+    if code != STOPPED and jax.distributed.is_initialized():
+        # One that fails alone must not wait at the exit for the others, which wait for it.
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

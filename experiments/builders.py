@@ -103,7 +103,7 @@ def build(config: ConfigDict) -> Experiment:
         order = data.BatchOrder(keys["order"], len(dataset.train), config.train.batch_size)
     v = jnp.asarray(dataset.examples("train", 0))
     energy, num_latents = parts.build_energy(config.energy, v.shape)
-    theta_optimizer = parts.build_optimizer(config.theta_optimizer, "config.theta_optimizer")
+    theta_optimizer = parts.build_optimizer(config, "theta_optimizer")
     with naming(f"config.energy.{config.energy.name}"):
         example = (v,) if config.energy.name == "marginal" else (v, jnp.zeros(num_latents))
         theta = jax.jit(energy.init)(keys["theta"], *example)

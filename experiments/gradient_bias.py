@@ -155,7 +155,7 @@ class _Problem:
             return losses.bism_lower_loss(theta, phi, key, v, **score, divergence=divergence)
 
         self.upper_loss, self.lower_loss, self.key = upper_loss, lower_loss, key
-        self.optimizer = parts.build_optimizer(model.phi_optimizer, "config.phi_optimizer")
+        self.optimizer = parts.build_optimizer(model, "phi_optimizer")
         self.reference, self.phi_star, self.reference_residual = self._reference()
         self.sgd_rate = config["sgd_rate"] or 1.0 / float(self._largest_curvature())
 

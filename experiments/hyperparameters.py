@@ -117,6 +117,6 @@ def step_of(experiment: Experiment, values: Mapping[str, jax.Array]) -> Callable
         v=jnp.asarray(experiment.dataset.examples("train", 0)),
         key_phi=unused,
         key_chains=unused,
-        theta_optimizer=build_optimizer(config.theta_optimizer, "config.theta_optimizer"),
+        theta_optimizer=build_optimizer(config, "theta_optimizer"),
     )
     return experiment.augment(method.step)

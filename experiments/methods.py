@@ -71,7 +71,7 @@ def build_method(
         num_latents = config.generator.num_latents
     posterior = parts.build_posterior(config.posterior, num_latents)
     trained = parts.build_posterior(config.posterior, num_latents, in_loops=in_loops)
-    phi_optimizer = parts.build_optimizer(config.phi_optimizer, "config.phi_optimizer")
+    phi_optimizer = parts.build_optimizer(config, "phi_optimizer")
     with naming(f"config.posterior.{config.posterior.name}"):
         phi = jax.jit(posterior.init)(key_phi, v)
     train |= {

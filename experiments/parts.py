@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from experiments.validation import ConfigError, naming
 from jbism import divergences, energies, hypergradients, losses, networks, posteriors, stein
+from jbism.training import DataParallel, make_mesh, with_adjustable_rate
 from jbism.typing import Divergence, Hypergradient
 
 _ACTIVATIONS = {
@@ -137,8 +138,9 @@ def _network(section, registry, path, in_loops, **given):
         return make(**options, **given)
 
 
-def build_optimizer(section: ConfigDict, path: str) -> optax.GradientTransformation:
-    """Returns the optimizer of the section that is called ``path``."""
+def build_optimizer(config: ConfigDict, name: str) -> optax.GradientTransformation:
+    """Returns the optimizer of the config's section ``name``."""
+    section, path = config[name], f"config.{name}"
     rate = section.learning_rate
     if section.schedule == "cosine":
         rate = optax.cosine_decay_schedule(
@@ -146,9 +148,24 @@ def build_optimizer(section: ConfigDict, path: str) -> optax.GradientTransformat
         )
     make, options = _pick(section, {"adam": optax.adam, "sgd": optax.sgd}, path)
     optimizer = make(rate, **options)
-    if section.clip_norm == 0:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(section.clip_norm), optimizer)
+    if section.clip_norm > 0:
+        optimizer = optax.chain(optax.clip_by_global_norm(section.clip_norm), optimizer)
+    return with_adjustable_rate(optimizer) if config.guard.rate_factor < 1 else optimizer
+
+
+def build_layout(config: ConfigDict) -> DataParallel | None:
+    """Returns how training is laid out over devices; None for one device of a lone process."""
+    section = config.mesh
+    if section.data == 1 and jax.process_count() == 1:
+        return None
+    with naming("config.mesh"):
+        mesh = make_mesh(None if section.data == -1 else section.data)
+        layout = DataParallel(mesh, section.shard_parameters_from or None)
+    layout.check_divides("config.train.batch_size", config.train.batch_size)
+    if config.method.name == "contrastive" and config.method.contrastive.persistent:
+        name = "config.method.contrastive.num_chains"
+        layout.check_divides(name, config.method.contrastive.num_chains)
+    return layout
 
 
 def build_objective(section: ConfigDict) -> losses.Objective:

@@ -6,7 +6,7 @@ import pathlib
 
 from experiments.builders import Experiment, build, load_config
 from experiments.validation import ConfigError
-from jbism.training import Checkpointer, TrainState, WorkdirError
+from jbism.training import Checkpointer, TrainState, WorkdirError, checkpoint_steps
 
 
 def restore(
@@ -16,7 +16,7 @@ def restore(
 
     Args:
       workdir: a directory written by ``experiments.train``.
-      step: the checkpoint; None for the latest.
+      step: the checkpoint; None for the latest that is intact.
       data_dir: overrides the config's folder of local data files.
 
     Returns:
@@ -25,7 +25,7 @@ def restore(
 
     Raises:
       WorkdirError: if the directory holds no run, or the run no checkpoint.
-      CheckpointError: if the checkpoint is damaged.
+      CheckpointError: if the checkpoint, or all of them, are damaged.
     """
     path = pathlib.Path(workdir)
     if not (path / "config.json").is_file():
@@ -43,15 +43,17 @@ def restore(
     experiment = build(config)
     if (path / "checkpoints").is_dir():
         with Checkpointer(path / "checkpoints") as saved:
-            if saved.latest_step() is not None:
+            if step is not None:
                 return experiment, saved.restore(experiment.initial_state, step)
+            state = saved.restore_intact(experiment.initial_state)
+            if state is not None:
+                return experiment, state
     raise WorkdirError(f"{path}: no checkpoint yet; run experiments.train first")
 
 
 def latest_step(workdir: str | os.PathLike) -> int | None:
     """Returns the step of a work directory's latest checkpoint; None without any, or no run."""
     path = pathlib.Path(workdir)
-    if not (path / "config.json").is_file() or not (path / "checkpoints").is_dir():
+    if not (path / "config.json").is_file():
         return None
-    with Checkpointer(path / "checkpoints") as saved:
-        return saved.latest_step()
+    return max(checkpoint_steps(path / "checkpoints"), default=None)

@@ -4,26 +4,36 @@ Writes to the work directory: config.json, metrics.jsonl, tensorboard/, checkpoi
 samples.png, samples.npz, reconstructions.png (images only), frames.png, interpolations.png and
 inpaintings.png (images under Langevin dynamics only) or interpolations.png and traversals.png
 (images by a generator), and evaluation.json. Run again, the same command resumes; --overwrite
-starts over. Ctrl-C stops training after the current call of steps_per_call steps, twice at once.
+starts over. SIGTERM or Ctrl-C stops training after the current call of steps_per_call steps, with a
+checkpoint and exit code 75; a second one stops at once. Several processes run the same command; the
+first writes.
 """
 
 import contextlib
 import json
+import pathlib
 import types
 
 import jax
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import _main, evaluation, report
-from experiments.builders import build
+from experiments import _main, _processes, evaluation, parts, report
+from experiments.builders import Experiment, build
 from experiments.restore import latest_step
 from jbism import data
 from jbism.training import (
     Checkpointer,
+    DataParallel,
+    DivergenceError,
     MetricsWriter,
+    Rollbacks,
+    TrainState,
     WorkdirError,
     fit,
+    is_primary,
+    lock_workdir,
+    on_primary,
     open_workdir,
     train_steps,
 )
@@ -37,51 +47,108 @@ _WORKDIR = flags.DEFINE_string(
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start over, removing the run's outputs.")
 _PROGRESS = flags.DEFINE_bool("progress", True, "Show progress bars.")
 flags.adopt_module_key_flags(_main)
+flags.adopt_module_key_flags(_processes)
 
-# What may change between a run and its resumption: the data's place, how long, how often, and
-# what happens after training.
-_MAY_DIFFER = ("data.dir", "train.num_steps", "log", "sampling", "evaluation")
+# What may change between a run and its resumption: the data's place, how long, how often, on how
+# many devices, how patiently, and what happens after training.
+_MAY_DIFFER = (
+    "data.dir",
+    "train.num_steps",
+    "mesh",
+    "guard.max_rollbacks",
+    "guard.largest_metric",
+    "log",
+    "sampling",
+    "evaluation",
+)
 
 
 def main() -> None:
-    config = _CONFIG.value
-    experiment = build(config)
-    done = None if _OVERWRITE.value else latest_step(_WORKDIR.value)
+    _processes.join()
+    experiment = build(_CONFIG.value)
+    layout = parts.build_layout(experiment.config)
+    workdir = pathlib.Path(_WORKDIR.value).absolute()
+    with contextlib.ExitStack() as stack:
+        on_primary(lambda: stack.enter_context(lock_workdir(workdir)))
+        on_primary(lambda: _open(workdir, experiment.config))
+        state = _train(experiment, layout, workdir)
+        if layout is not None:
+            state = layout.gather(state)
+        if is_primary():
+            _report(experiment, state, workdir)
+
+
+def _open(workdir: pathlib.Path, config) -> None:
+    done = None if _OVERWRITE.value else latest_step(workdir)
     if done is not None and done > config.train.num_steps:
         raise WorkdirError(
             f"config.train.num_steps is {config.train.num_steps}, but the run in "
-            f"{_WORKDIR.value} has done {done} steps"
+            f"{workdir} has done {done} steps"
         )
-    workdir = open_workdir(
-        _WORKDIR.value,
+    open_workdir(
+        workdir,
         json.loads(config.to_json()),
         overwrite=_OVERWRITE.value,
         may_differ=_MAY_DIFFER,
         outputs=report.FILES,
     )
-    with Checkpointer(workdir / "checkpoints", max_to_keep=config.log.max_checkpoints) as saved:
-        state, resumed = experiment.initial_state, saved.latest_step()
-        if resumed is not None:
-            state = saved.restore(state)
-            print(f"resuming from step {resumed:,} of {config.train.num_steps:,}", flush=True)
-        with (
-            MetricsWriter(workdir, resume_step=resumed) as writer,
-            _main.interruptible() as check_interrupt,
-            _batches(experiment) as (run, order),
-        ):
-            state = fit(
-                state,
-                run,
-                order,
-                num_steps=config.train.num_steps,
-                steps_per_call=config.train.steps_per_call,
-                log_every=config.log.log_every,
-                checkpointer=saved,
-                checkpoint_every=config.log.checkpoint_every,
-                writer=writer,
-                progress=_PROGRESS.value,
-                callbacks=[(config.train.steps_per_call, check_interrupt)],
-            )
+
+
+def _train(
+    experiment: Experiment, layout: DataParallel | None, workdir: pathlib.Path
+) -> TrainState:
+    """Trains to the end, through the rollbacks that the config allows."""
+    config = experiment.config
+    guard = config.guard
+    rollbacks = Rollbacks(workdir, guard.max_rollbacks, guard.rate_factor)
+    start = experiment.initial_state if layout is None else layout.place(experiment.initial_state)
+    with (
+        Checkpointer(workdir / "checkpoints", max_to_keep=config.log.max_checkpoints) as saved,
+        _batches(experiment, layout) as (run, order),
+    ):
+        state = saved.restore_intact(start, set_aside=True)
+        if state is not None:
+            state = rollbacks.applied(state)
+            _say(f"resuming from step {int(state.step):,} of {config.train.num_steps:,}")
+        elif guard.max_rollbacks > 0:
+            saved.save(start)
+        resumed = None if state is None else int(state.step)
+        state = start if state is None else state
+        while True:
+            try:
+                return _fit(experiment, state, run, order, saved, workdir, resumed)
+            except DivergenceError as error:
+                # The start was donated to training; what is read of it here is no array's content.
+                state = rollbacks.recover(error, saved, template=start)
+                resumed = int(state.step)
+                number = len(rollbacks.records())
+                _say(f"{error}; rollback {number} of {guard.max_rollbacks}, to step {resumed:,}")
+
+
+def _fit(experiment, state, run, order, saved, workdir, resumed):
+    config = experiment.config
+    with contextlib.ExitStack() as stack:
+        writer = None
+        if is_primary():
+            writer = stack.enter_context(MetricsWriter(workdir, resume_step=resumed))
+        return fit(
+            state,
+            run,
+            order,
+            num_steps=config.train.num_steps,
+            steps_per_call=config.train.steps_per_call,
+            log_every=config.log.log_every,
+            checkpointer=saved,
+            checkpoint_every=config.log.checkpoint_every,
+            writer=writer,
+            progress=_PROGRESS.value and is_primary(),
+            largest_metric=config.guard.largest_metric or None,
+            should_stop=stack.enter_context(_main.stoppable()),
+        )
+
+
+def _report(experiment: Experiment, state: TrainState, workdir: pathlib.Path) -> None:
+    """Writes the curves, the samples and the figures of a trained model."""
     report.write_curves(workdir)
     key_samples, key_evaluation = jax.random.split(experiment.report_key)
     figures = report.write_samples(
@@ -90,19 +157,32 @@ def main() -> None:
     theta = experiment.evaluated_theta(state)
     figures = evaluation.evaluate(experiment, theta, state.phi, key_evaluation) | figures
     report.write_json(workdir / "evaluation.json", figures)
-    print(f"\n{config.name} after {int(state.step):,} steps, on the test set:")
+    print(f"\n{experiment.config.name} after {int(state.step):,} steps, on the test set:")
     print(report.table(figures))
     print(f"\nPictures, curves, metrics, config and checkpoints are in {workdir}")
 
 
+def _say(message):
+    if is_primary():
+        print(message, flush=True)
+
+
 @contextlib.contextmanager
-def _batches(experiment):
-    """Yields the compiled steps, and what they are given: rows of data, or decoded batches."""
+def _batches(experiment, layout):
+    """Yields the compiled steps, and what they are given: rows of data, or decoded batches.
+
+    Of several processes each gives its part.
+    """
+    with parts.naming("config.train.batch_size"):
+        order = experiment.order.part(jax.process_index(), jax.process_count())
     if not isinstance(experiment.dataset.train, data.LazyImages):
-        yield train_steps(experiment.step, experiment.dataset.train), experiment.order
+        yield train_steps(experiment.step, experiment.dataset.train, layout=layout), order
         return
-    with data.BatchLoader(experiment.dataset.train, experiment.order) as loader:
-        yield train_steps(experiment.step), types.SimpleNamespace(indices=loader.take)
+    with data.BatchLoader(experiment.dataset.train, order) as loader:
+        yield (
+            train_steps(experiment.step, layout=layout),
+            types.SimpleNamespace(indices=loader.take),
+        )
 
 
 if __name__ == "__main__":

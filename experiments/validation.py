@@ -92,6 +92,7 @@ def validate(config: ConfigDict) -> None:
     _compare_keys(config.to_dict(), base.get_config().to_dict(), "config")
     try:
         _check_training(config)
+        _check_devices(config)
         for name in ("theta_optimizer", "phi_optimizer"):
             _check_optimizer(config[name], f"config.{name}")
         _check_parts(config)
@@ -126,6 +127,19 @@ def _check_training(config):
     _checks.integer("config.log.max_checkpoints", log.max_checkpoints, minimum=1)
     _check_multiple("log.log_every", log.log_every, "train.steps_per_call", train.steps_per_call)
     _check_multiple("log.checkpoint_every", log.checkpoint_every, "log.log_every", log.log_every)
+
+
+def _check_devices(config):
+    mesh, guard = config.mesh, config.guard
+    if mesh.data != -1:
+        _checks.integer("config.mesh.data", mesh.data, minimum=1)
+    if mesh.model != 1:
+        raise ValueError(f"config.mesh.model must be 1: it is reserved, got {mesh.model}")
+    _checks.integer("config.mesh.shard_parameters_from", mesh.shard_parameters_from, minimum=0)
+    _checks.integer("config.guard.max_rollbacks", guard.max_rollbacks, minimum=0)
+    _checks.non_negative("config.guard.largest_metric", guard.largest_metric)
+    if _checks.positive("config.guard.rate_factor", guard.rate_factor) > 1:
+        raise ValueError(f"config.guard.rate_factor must be in (0, 1], got {guard.rate_factor}")
 
 
 def _check_optimizer(section, path):

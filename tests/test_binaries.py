@@ -15,7 +15,9 @@ import jax
 import numpy as np
 import pytest
 
+from experiments._main import STOPPED
 from experiments.restore import restore
+from jbism.training import checkpoint_steps
 from tests.configs import TINY, TINY_DEEP, VAE
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -155,13 +157,25 @@ def test_kills_interrupts_and_extension_leave_no_trace(finished, tmp_path, envir
     wait_for(lambda: num_lines(workdir) >= lines + 4, process)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == STOPPED
     # Orbax may first say that it removes the half-written checkpoint.
-    assert stderr.splitlines()[-1] == (
-        "error: interrupted; the same command resumes from the latest checkpoint, if any"
+    said = re.fullmatch(
+        r"stopped after step (\d+), which is saved; the same command goes on from there",
+        stderr.splitlines()[-1],
     )
     assert "Traceback" not in stderr
-    assert num_lines(workdir) < STEPS // 10
+    stopped = int(said[1])
+    assert num_lines(workdir) == stopped // 10 < STEPS // 10
+    assert checkpoint_steps(checkpoints)[-1] == stopped
+
+    # A scheduler's notice.
+    process = start(line, environment)
+    wait_for(lambda: num_lines(workdir) >= stopped // 10 + 2, process)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate()
+    assert process.returncode == STOPPED
+    assert f"resuming from step {stopped}" in stdout
+    assert "which is saved" in stderr
 
     # To the end; then the same command has nothing to do but the report, which comes out the same.
     done = run(line, environment)
@@ -455,18 +469,18 @@ def bad_inputs(folder, finished):
         says = f"{foreign}: neither empty nor a run's"
         case(f"not a run's {flags}", train(foreign, *flags), says, untouched=foreign)
     damaged = copy("damaged")
-    largest = max(
-        (p for p in (damaged / "checkpoints" / "500").rglob("*") if p.is_file()),
-        key=lambda p: p.stat().st_size,
-    )
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 255
-    largest.write_bytes(content)
+    for checkpoint in (damaged / "checkpoints").iterdir():
+        largest = max(
+            (p for p in checkpoint.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
+        )
+        content = bytearray(largest.read_bytes())
+        content[len(content) // 2] ^= 255
+        largest.write_bytes(content)
     says = (str(damaged / "checkpoints" / "500"), "missing or damaged part")
     line = train(damaged, **{"train.num_steps": LONGER})
-    case("damaged checkpoint, train", line, *says, untouched=damaged)
+    case("all checkpoints damaged, train", line, *says, untouched=damaged)
     line = command("evaluate", f"--workdir={damaged}")
-    case("damaged checkpoint, evaluate", line, *says, untouched=damaged)
+    case("all checkpoints damaged, evaluate", line, *says, untouched=damaged)
 
     case(
         "evaluate without a run",

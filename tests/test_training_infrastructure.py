@@ -720,9 +720,9 @@ def test_an_interrupt_waits_for_the_pending_save(tmp_path):
     calls = []
 
     class Recording(Checkpointer):
-        def save(self, state):
+        def save(self, state, **options):
             calls.append("save")
-            super().save(state)
+            super().save(state, **options)
 
         def wait(self):
             super().wait()

@@ -244,6 +244,12 @@ def get_config() -> ConfigDict:
                 "steps_per_call": 100,
                 "unroll_lower": 1,  # lower steps written out per loop turn; 0 for all
             },
+            # Devices that share each batch, -1 for all; "model" is reserved. Parameters of at least
+            # so many entries are divided among them too; 0 for none.
+            "mesh": {"data": 1, "model": 1, "shard_parameters_from": 0},
+            # When a metric is NaN, infinite or larger than so much (0 for any), go back to the last
+            # checkpoint, draw other noise, and multiply both levels' rates.
+            "guard": {"max_rollbacks": 0, "rate_factor": 1.0, "largest_metric": 0.0},
             "log": {"log_every": 100, "checkpoint_every": 2_000, "max_checkpoints": 3},
             "sampling": {
                 "name": "gibbs",

@@ -1,5 +1,6 @@
 """The order of the data: a pure function of (key, epoch)."""
 
+import copy
 import functools
 
 import jax
@@ -48,6 +49,7 @@ class BatchOrder:
             )
         self.num_examples = num_examples
         self.steps_per_epoch = num_examples // batch_size
+        self._part = slice(0, batch_size)
         self._batches = functools.lru_cache(maxsize=_CACHED_EPOCHS)(
             functools.partial(_batches, key, num_examples, batch_size)
         )
@@ -60,7 +62,7 @@ class BatchOrder:
           num_steps: number of steps, across as many epochs as they take.
 
         Returns:
-          ``[num_steps, batch_size]`` int32 indices of examples.
+          ``[num_steps, batch_size]`` int32 indices of examples; of a `part`, its columns.
 
         Raises:
           TypeError: a number is no integer.
@@ -71,7 +73,30 @@ class BatchOrder:
         first, skipped = divmod(step, self.steps_per_epoch)
         last = (step + num_steps - 1) // self.steps_per_epoch
         batches = np.concatenate([self._batches(epoch) for epoch in range(first, last + 1)])
-        return batches[skipped : skipped + num_steps]
+        return batches[skipped : skipped + num_steps, self._part]
+
+    def part(self, index: int, count: int) -> "BatchOrder":
+        """Returns the order of one part of each batch, such as a process of several feeds.
+
+        Args:
+          index: which part, from 0.
+          count: how many equal parts, one after the other, make a batch.
+
+        Raises:
+          TypeError: a number is no integer.
+          ValueError: ``count`` does not divide the batch size, or ``index`` is not below it.
+        """
+        count = _checks.integer("count", count, minimum=1)
+        index = _checks.integer("index", index, minimum=0)
+        size = self._part.stop - self._part.start
+        if size % count:
+            raise ValueError(f"count must divide batch_size, {size}, got {count}")
+        if index >= count:
+            raise ValueError(f"index must be below count, {count}, got {index}")
+        part = copy.copy(self)
+        start = self._part.start + index * (size // count)
+        part._part = slice(start, start + size // count)
+        return part
 
 
 def _batches(key, num_examples, batch_size, epoch):

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import warnings
 from typing import Any, TypeVar
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jbism import _checks
+from jbism.training._processes import broadcast, gathered, is_primary, on_primary, place
 
 State = TypeVar("State")
 
@@ -21,13 +23,31 @@ class CheckpointError(RuntimeError):
     """A checkpoint is missing, damaged, or not of the template's structure."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A part of a checkpoint is missing, or is not what was written."""
+
+
+def checkpoint_steps(directory: str | os.PathLike) -> list[int]:
+    """Returns the steps of the complete checkpoints in a directory, in order; none if it is absent.
+
+    Example:
+      >>> checkpoint_steps("no/such/directory")
+      []
+    """
+    path = pathlib.Path(directory)
+    return sorted(ocp.utils.checkpoint_steps(path)) if path.is_dir() else []
+
+
 class Checkpointer:
     """Saves and restores a training state; each checkpoint carries a digest of its contents.
 
     The leaves' bytes are stored one after the other, next to a list of their key paths, shapes
     and dtypes and a SHA-256 digest over that list and the bytes. A checkpoint
     becomes visible by one rename, so a process killed in mid-save leaves the former ones usable.
-    One process writes; a leaf sharded over devices is gathered.
+
+    A leaf sharded over devices is gathered, and restored to wherever the template's is, so a
+    checkpoint does not know how many devices wrote it. Of several processes each calls every
+    method, in the same order; the first alone reads and writes.
 
     Args:
       directory: where the checkpoints lie, one subdirectory a step; created if absent.
@@ -60,10 +80,20 @@ class Checkpointer:
         if max_to_keep is not None:
             _checks.integer("max_to_keep", max_to_keep, minimum=1)
         self.directory = pathlib.Path(directory).absolute()
+        self._notes: dict[int, dict[str, Any]] = {}  # of checkpoints read so far
+        on_primary(lambda: self._open(max_to_keep, async_save))
+
+    def _open(self, max_to_keep, async_save):
+        self.directory.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=max_to_keep, enable_async_checkpointing=async_save
+                create=False,
+                max_to_keep=max_to_keep,
+                enable_async_checkpointing=async_save,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    primary_host=0, active_processes={0}, barrier_sync_key_prefix="jbism"
+                ),
             ),
         )
 
@@ -73,33 +103,41 @@ class Checkpointer:
     def __exit__(self, *exc_info):
         self.close()
 
-    def save(self, state: Any) -> None:
+    def save(self, state: Any, *, notes: dict[str, Any] | None = None) -> None:
         """Saves ``state`` as the checkpoint of ``int(state.step)``.
 
         The state's buffers may be donated as soon as this returns.
 
         Args:
           state: pytree of arrays and typed keys with a scalar integer ``step``.
+          notes: JSON values kept beside it, which `notes` returns.
 
         Raises:
           CheckpointError: if a checkpoint of this or a later step exists already.
+          OSError: if it cannot be written; an asynchronous save may say so at the next call.
           TypeError: if a leaf is not an array.
           ValueError: if two leaves have the same key path.
         """
         step = int(state.step)
+        entries, content = _pack(state)
+        on_primary(lambda: self._write(step, entries, content, notes or {}))
+
+    def _write(self, step, entries, content, notes):
         latest = self._manager.latest_step()
         if latest is not None and latest >= step:
             raise CheckpointError(
                 f"{self.directory}: cannot save step {step}, for step {latest} is already there"
             )
-        entries, content = _pack(state)
+        manifest = {
+            "leaves": entries,
+            "notes": notes,
+            "sha256": _digest(entries, notes, content),
+        }
         saved = self._manager.save(
             step,
             args=ocp.args.Composite(
                 leaves=ocp.args.StandardSave({"bytes": content}),
-                manifest=ocp.args.JsonSave(
-                    {"leaves": entries, "sha256": _digest(entries, content)}
-                ),
+                manifest=ocp.args.JsonSave(manifest),
             ),
         )
         if not saved:
@@ -107,8 +145,26 @@ class Checkpointer:
 
     def latest_step(self) -> int | None:
         """Returns the step of the latest complete checkpoint, or None; ends a pending save."""
-        self.wait()
-        return self._manager.latest_step()
+        return max(self.steps(), default=None)
+
+    def steps(self) -> list[int]:
+        """Returns the steps of all complete checkpoints, in order; ends a pending save."""
+
+        def steps():
+            self._manager.wait_until_finished()
+            return sorted(self._manager.all_steps())
+
+        return on_primary(steps)
+
+    def notes(self, step: int) -> dict[str, Any]:
+        """Returns what `save` was given beside the state of ``step``.
+
+        Raises:
+          CheckpointError: as `restore`.
+        """
+        if step not in self._notes:
+            self._content(step)
+        return self._notes[step]
 
     def restore(self, template: State, step: int | None = None) -> State:
         """Returns the checkpoint of ``step``, verified, in the structure of ``template``.
@@ -123,44 +179,99 @@ class Checkpointer:
           The state that was saved, equal to the bit.
 
         Raises:
-          CheckpointError: if there is no such checkpoint, if any part of it is missing or
-            damaged, or if a leaf's path, shape or dtype differs from the template's.
+          DamagedCheckpointError: if any part of it is missing or damaged.
+          CheckpointError: if there is no such checkpoint, or if a leaf's path, shape or dtype
+            differs from the template's.
         """
-        latest = self.latest_step()
-        step = latest if step is None else step
+        if step is None:
+            step = self.latest_step()
         if step is None:
             raise CheckpointError(f"{self.directory}: no checkpoint")
-        if step not in self._manager.all_steps():
-            raise CheckpointError(f"{self.directory}: no checkpoint of step {step}")
-        where = self.directory / str(step)
-        try:
-            stored = self._read(step)
-        except Exception as error:  # orbax, tensorstore and json each raise their own kinds
-            reason = (str(error).splitlines() or [""])[0][:200]
-            raise CheckpointError(
-                f"{where}: missing or damaged part: {type(error).__name__}: {reason}"
-            ) from error
-        return _assemble(where, stored, template)
+        entries, content = self._content(step)
+        return _assemble(self.directory / str(step), _unpack(entries, content), template)
 
-    def _read(self, step: int) -> dict[str, Any]:
-        """Returns the leaves of a checkpoint by their paths, or raises whatever goes wrong."""
+    def restore_intact(self, template: State, *, set_aside: bool = False) -> State | None:
+        """Returns the latest checkpoint that is not damaged, as `restore`; None without any.
+
+        Each damaged one that is passed over is named in a warning.
+
+        Args:
+          template: see `restore`.
+          set_aside: move those passed over to a directory beside this one, ``NAME_damaged``, so
+            that their steps can be saved again.
+
+        Raises:
+          CheckpointError: if all are damaged, or the template differs.
+        """
+        damaged: list[tuple[int, DamagedCheckpointError]] = []
+        for step in reversed(self.steps()):
+            try:
+                state = self.restore(template, step)
+            except DamagedCheckpointError as error:
+                damaged.append((step, error))
+                continue
+            for _, reason in damaged:
+                warnings.warn(f"{reason}; going on from step {step}", stacklevel=2)
+            if damaged and set_aside:
+                on_primary(lambda: self._set_aside([step for step, _ in damaged]))
+            return state
+        if damaged:
+            raise CheckpointError(f"no checkpoint is intact; the latest: {damaged[0][1]}")
+        return None
+
+    def _set_aside(self, steps):
+        target = self.directory.with_name(f"{self.directory.name}_damaged")
+        target.mkdir(exist_ok=True)
+        for step in steps:
+            taken = len(list(target.glob(f"{step}.*")))
+            (self.directory / str(step)).rename(target / f"{step}.{taken}")
+        self._manager.reload()
+
+    def _content(self, step: int) -> tuple[list[dict[str, Any]], np.ndarray]:
+        """Returns the leaves' list and the verified bytes of a checkpoint, and keeps its notes."""
+        if step not in self.steps():
+            raise CheckpointError(f"{self.directory}: no checkpoint of step {step}")
+        content: list[np.ndarray] = []
+
+        def read():
+            try:
+                entries, notes, stored = self._read(step)
+            except Exception as error:  # orbax, tensorstore and json each raise their own kinds
+                return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+            content.append(stored)
+            return [entries, notes]
+
+        found = on_primary(read)
+        if isinstance(found, str):
+            raise DamagedCheckpointError(
+                f"{self.directory / str(step)}: missing or damaged part: {found}"
+            )
+        if jax.process_count() > 1:
+            stored = broadcast(content[0].tobytes() if is_primary() else b"")
+            content = [np.frombuffer(stored, np.uint8)]
+        entries, self._notes[step] = found
+        return entries, content[0]
+
+    def _read(self, step):
         manifest = self._manager.restore(
             step, args=ocp.args.Composite(manifest=ocp.args.JsonRestore())
         )["manifest"]
         content = self._manager.restore(
             step, args=ocp.args.Composite(leaves=ocp.args.StandardRestore())
         )["leaves"]["bytes"]
-        if _digest(manifest["leaves"], content) != manifest["sha256"]:
+        entries, notes = manifest["leaves"], manifest.get("notes", {})
+        if _digest(entries, notes, content) != manifest["sha256"]:
             raise ValueError("the SHA-256 digest does not match the contents")
-        return _unpack(manifest["leaves"], content)
+        return entries, notes, content
 
     def wait(self) -> None:
         """Returns when a pending save is complete; raises the error it failed with, if any."""
-        self._manager.wait_until_finished()
+        on_primary(lambda: self._manager.wait_until_finished())
 
     def close(self) -> None:
         """Completes a pending save and releases the background threads."""
-        self._manager.close()
+        if is_primary():
+            self._manager.close()
 
 
 def _by_path(tree):
@@ -190,7 +301,7 @@ def _pack(state):
                 "generator": generator,
             }
         )
-        pieces.append(np.asarray(leaf).reshape(-1).view(np.uint8))
+        pieces.append(gathered(leaf).reshape(-1).view(np.uint8))
     # The pieces may be views of CPU buffers that the next training step overwrites. One array,
     # for orbax refuses arrays without elements and leaves reads behind when one of many fails.
     return entries, np.concatenate(pieces)
@@ -210,9 +321,11 @@ def _unpack(entries, content):
     return leaves
 
 
-def _digest(entries: list[dict[str, Any]], content: np.ndarray) -> str:
+def _digest(entries: list[dict[str, Any]], notes: dict[str, Any], content: np.ndarray) -> str:
     digest = hashlib.sha256(json.dumps(entries).encode())
     digest.update(content.data)
+    if notes:  # checkpoints of earlier versions have none
+        digest.update(json.dumps(notes).encode())
     return digest.hexdigest()
 
 
@@ -241,4 +354,4 @@ def _place(value, leaf):
     if isinstance(leaf, np.ndarray):
         return value
     follow = isinstance(leaf, jax.ShapeDtypeStruct) or leaf.committed
-    return jax.device_put(value, leaf.sharding if follow else None)
+    return place(value, leaf.sharding if follow else None)

@@ -9,7 +9,10 @@ import tqdm
 
 from jbism import _checks
 from jbism.training._checkpoint import Checkpointer
+from jbism.training._processes import any_process
 from jbism.training._writer import MetricsWriter
+
+_UNLOGGED = "unlogged"  # the note of a checkpoint that holds metrics since the last log
 
 
 class Stepped(Protocol):
@@ -32,12 +35,27 @@ class Order(Protocol):
         ...
 
 
+class StoppedError(RuntimeError):
+    """Training was asked to stop, and did so after a step whose state is saved if anything is.
+
+    Attributes:
+      step: how many steps are done.
+    """
+
+    def __init__(self, step: int, saved: bool):
+        super().__init__(
+            f"stopped after step {step}, " + ("which is saved" if saved else "which is not saved")
+        )
+        self.step = step
+
+
 class DivergenceError(RuntimeError):
-    """A metric became NaN or infinite.
+    """A metric became NaN or infinite, or larger than allowed.
 
     Attributes:
       step: the step, counted from 1, whose metric it is.
       quantity: the metric's name.
+      value: what it became.
       last_checkpoint_step: the latest checkpoint, saved while all metrics were finite, or None.
     """
 
@@ -46,6 +64,7 @@ class DivergenceError(RuntimeError):
         super().__init__(f"{quantity} is {value} at step {step}; last checkpoint: {checkpoint}")
         self.step = step
         self.quantity = quantity
+        self.value = value
         self.last_checkpoint_step = last_checkpoint_step
 
 
@@ -62,12 +81,15 @@ def fit(
     writer: MetricsWriter | None = None,
     progress: bool = True,
     callbacks: Sequence[tuple[int, Callable[[State, int], None]]] = (),
+    largest_metric: float | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> State:
     """Trains from ``state.step`` to ``num_steps``.
 
     Calls end at multiples of ``steps_per_call``, so only the first and the last can be shorter.
     After each the metrics come to the host; if one is not finite, nothing more is written, called
-    or saved. Metrics are logged as their mean over the steps since the last log. At a step where
+    or saved, and `Rollbacks` can go on from the last checkpoint. Metrics are logged as their mean
+    over the steps since the last log. At a step where
     several things are due, logging comes first, then the callbacks, then the checkpoint: a run
     resumed from a checkpoint repeats nothing and misses nothing, and equals an uninterrupted one
     to the bit.
@@ -91,12 +113,16 @@ def fit(
         ``...loss``, or all if none is.
       callbacks: pairs ``(every, function(state, step))`` called at multiples of ``every``, a
         multiple of ``steps_per_call``. They must neither donate nor keep the state.
+      largest_metric: magnitude beyond which a metric of a step counts as diverged; None for any.
+      should_stop: asked after each call, when all that is due is done; at True in any process a
+        checkpoint is saved, and `StoppedError` raised.
 
     Returns:
       The state at ``num_steps``.
 
     Raises:
-      DivergenceError: if a metric is NaN or infinite.
+      DivergenceError: if a metric is NaN or infinite, or beyond ``largest_metric``.
+      StoppedError: if ``should_stop`` said so.
       ValueError: if the intervals do not divide each other as said, if ``state.step`` is beyond
         ``num_steps`` or behind the latest checkpoint, or if ``train_steps`` does not keep to its
         contract.
@@ -123,6 +149,8 @@ def fit(
       200 2.6
     """
     _check_intervals(steps_per_call, log_every, checkpointer, checkpoint_every, callbacks)
+    if largest_metric is not None:
+        largest_metric = _checks.positive("largest_metric", largest_metric)
     step = int(state.step)
     if step > _checks.integer("num_steps", num_steps, minimum=0):
         raise ValueError(f"state.step must be at most num_steps {num_steps}, got {step}")
@@ -132,6 +160,8 @@ def fit(
 
     bar = tqdm.tqdm(total=num_steps, initial=step, unit="step", disable=not progress)
     unlogged: list[dict[str, np.ndarray]] = []
+    if checkpointer is not None and saved == step:
+        unlogged = [_from_note(x) for x in checkpointer.notes(step).get(_UNLOGGED, [])]
     chunks = _chunks(order, step, num_steps, steps_per_call)
     try:
         chunk = next(chunks, None)
@@ -140,7 +170,7 @@ def fit(
             state, device_metrics = train_steps(state, indices)
             chunk = next(chunks, None)  # drawn while the device works
             metrics = _to_host(device_metrics, begin, step)
-            _check_finite(metrics, begin, checkpointer)
+            _check_metrics(metrics, begin, largest_metric, checkpointer)
             if int(state.step) != step:
                 raise ValueError(f"train_steps must take state.step to {step}, got {state.step}")
             bar.update(step - begin)
@@ -155,9 +185,13 @@ def fit(
             for every, callback in callbacks:
                 if step % every == 0:
                     callback(state, step)
-            due = checkpoint_every is not None and step % checkpoint_every == 0
+            stops = should_stop is not None and any_process(should_stop())
+            due = stops or (checkpoint_every is not None and step % checkpoint_every == 0)
             if checkpointer is not None and due and step < num_steps:
-                checkpointer.save(state)
+                notes = {_UNLOGGED: [_to_note(x) for x in unlogged]} if unlogged else None
+                checkpointer.save(state, notes=notes)
+            if stops and step < num_steps:
+                raise StoppedError(step, checkpointer is not None)
         if checkpointer is not None and saved != num_steps:
             checkpointer.save(state)
     finally:
@@ -206,9 +240,13 @@ def _to_host(device_metrics, begin, end):
     return metrics
 
 
-def _check_finite(metrics, begin, checkpointer):
-    """Raises for the metric that is the first to be non-finite."""
-    first = {name: np.flatnonzero(~np.isfinite(x)) for name, x in metrics.items()}
+def _check_metrics(metrics, begin, largest, checkpointer):
+    """Raises for the metric that is the first to be non-finite or too large."""
+    limit = np.inf if largest is None else largest
+    first = {
+        name: np.flatnonzero(~(np.isfinite(x) & (np.abs(x) <= limit)))
+        for name, x in metrics.items()
+    }
     found = [(where[0], name) for name, where in first.items() if where.size]
     if found:
         i, name = min(found, key=lambda item: item[0])
@@ -216,6 +254,14 @@ def _check_finite(metrics, begin, checkpointer):
         raise DivergenceError(
             begin + int(i) + 1, name, float(metrics[name][i]), last_checkpoint_step
         )
+
+
+def _to_note(metrics):
+    return {name: values.tolist() for name, values in metrics.items()}
+
+
+def _from_note(note):
+    return {name: np.asarray(values, np.float64) for name, values in note.items()}
 
 
 def _means(chunks: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:

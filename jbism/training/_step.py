@@ -5,11 +5,14 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jbism import _checks
 from jbism.data import to_unit
 from jbism.hypergradients import descend
+from jbism.training._data_parallel import DataParallel
+from jbism.training._processes import place
 from jbism.training._state import TrainState
 from jbism.typing import Array, ArrayLike, Key, Params
 
@@ -140,7 +143,7 @@ def chained_step(
 
 
 def train_steps(
-    step: Step, data: ArrayLike | None = None
+    step: Step, data: ArrayLike | None = None, *, layout: DataParallel | None = None
 ) -> Callable[[TrainState, ArrayLike], tuple[TrainState, Metrics]]:
     """Compiles many steps into one program.
 
@@ -149,6 +152,9 @@ def train_steps(
       data: the training set, [n, *event], which then stays on the device; floating, or uint8, kept
         so and turned into floats in [0, 1] batch by batch (`jbism.data.to_unit`). None if calls
         bring their batches, such as those of a `jbism.data.BatchLoader`.
+      layout: the devices that share the work; the state has to lie as its ``place`` puts it, and of
+        several processes each gives its part of the indices or batches (`BatchOrder.part`) and has
+        all of the data. None for one device.
 
     Returns:
       ``run(state, indices) -> (state, metrics)`` with the rows of each step's batch in ``indices``
@@ -171,10 +177,13 @@ def train_steps(
     examples = None if data is None else jnp.asarray(data)
     if examples is not None:
         jax.eval_shape(_check_data, examples)
+        if layout is not None:
+            examples = place(examples, layout.replicated())
 
     def run(state, taken, examples):
         def one(state, taken):
-            return step(state, jnp.asarray(to_unit(taken if examples is None else examples[taken])))
+            v = jnp.asarray(to_unit(taken if examples is None else examples[taken]))
+            return step(state, v) if layout is None else _spread(layout, step, state, v)
 
         if taken.shape[0] == 1:
             state, metrics = one(state, taken[0])
@@ -182,7 +191,17 @@ def train_steps(
         return jax.lax.scan(one, state, taken)
 
     compiled = jax.jit(run, donate_argnums=0)
-    return lambda state, taken: compiled(state, taken, examples)
+    if layout is None:
+        return lambda state, taken: compiled(state, taken, examples)
+    return lambda state, taken: compiled(state, layout.batches(np.asarray(taken)), examples)
+
+
+def _spread(layout, step, state, v):
+    """Takes a step whose inputs and results lie as the layout says."""
+    constrain = jax.lax.with_sharding_constraint
+    shardings = layout.shardings(state)
+    state, metrics = step(state, constrain(v, layout.leading()))
+    return constrain(state, shardings), constrain(metrics, layout.replicated())
 
 
 def _check_data(examples):

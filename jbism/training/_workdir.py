@@ -1,5 +1,7 @@
 """The directory of one run, and the configuration that it belongs to."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -10,7 +12,13 @@ from typing import Any
 from jbism import _checks
 
 CONFIG = "config.json"
-OUTPUTS = ("checkpoints", "metrics.jsonl", "tensorboard")
+OUTPUTS = (
+    "checkpoints",
+    "checkpoints_damaged",
+    "metrics.jsonl",
+    "rollbacks.jsonl",
+    "tensorboard",
+)
 
 
 class WorkdirError(RuntimeError):
@@ -79,6 +87,47 @@ def open_workdir(
     except OSError as error:
         raise WorkdirError(f"{path}: cannot be used as a directory to write in: {error}") from error
     return path
+
+
+@contextlib.contextmanager
+def lock_workdir(path: str | os.PathLike) -> Iterator[None]:
+    """Holds a directory, so that no other process can: two runs would write over each other.
+
+    The hold ends with the context or with the process, however that ends. Processes of one machine
+    see it, and those of several where their common file system passes on locks of directories.
+
+    Args:
+      path: the directory; created with its parents if absent.
+
+    Raises:
+      WorkdirError: if another process holds it, or it cannot be made or locked.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder, lock_workdir(folder):
+      ...     try:
+      ...         with lock_workdir(folder):
+      ...             pass
+      ...     except WorkdirError as error:
+      ...         print(error)
+      /...: in use by another run
+    """
+    path = pathlib.Path(path).absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise WorkdirError(f"{path}: cannot be used as a directory to write in: {error}") from error
+    try:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WorkdirError(f"{path}: in use by another run") from None
+        except OSError as error:
+            raise WorkdirError(f"{path}: cannot be locked against other runs: {error}") from error
+        yield
+    finally:
+        os.close(directory)
 
 
 def _remove(path: pathlib.Path, names: Sequence[str]) -> None:

@@ -1,0 +1,44 @@
+"""Flags that join several processes, on one machine or many, to one run."""
+
+from typing import Any
+
+import jax
+from absl import flags
+
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Join the processes that Slurm, Open MPI, GKE or a TPU pod started, found by its environment.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of process 0, where no such environment tells it."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many; with that address.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which this is, from 0; with that address.")
+
+_REPORT_SECONDS = 7 * 24 * 3600  # the others wait so long for process 0 to write its report
+
+
+def join() -> None:
+    """Joins the run's processes as the flags say; must come before anything asks for a device.
+
+    Each process runs the same command but for its ``--process_id``.
+
+    Raises:
+      ValueError: if the flags do not fit together, or the processes cannot be joined.
+    """
+    given: dict[str, Any] = {
+        "coordinator_address": _COORDINATOR.value,
+        "num_processes": _NUM_PROCESSES.value,
+        "process_id": _PROCESS_ID.value,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given) and not _DISTRIBUTED.value:
+        return
+    if missing and len(missing) < len(given):
+        raise ValueError(f"--{missing[0]} must be given with the others of --{', --'.join(given)}")
+    jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is the training loop's
+    try:
+        jax.distributed.initialize(**given, shutdown_timeout_seconds=_REPORT_SECONDS)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"--distributed: {error}") from error

@@ -1,0 +1,79 @@
+"""What the processes of one run agree on; a lone process agrees with itself at no cost."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+class ProcessError(RuntimeError):
+    """Another process of the run failed at something that it does for all."""
+
+
+def is_primary() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def on_primary(function: Callable[[], Any]) -> Any:
+    """Calls a function in the process that writes, and returns in all what it returned.
+
+    Every process has to call this, in the same order.
+
+    Args:
+      function: returns a JSON value.
+
+    Raises:
+      ProcessError: where the function was not called, if it raised.
+      Exception: what it raised, where it was called.
+    """
+    if jax.process_count() == 1:
+        return function()
+    if not is_primary():
+        result, failure = json.loads(broadcast(b""))
+        if failure is not None:
+            raise ProcessError(f"process 0: {failure}")
+        return result
+    try:
+        result = function()
+    except BaseException as error:
+        broadcast(json.dumps([None, f"{type(error).__name__}: {error}"]).encode())
+        raise
+    broadcast(json.dumps([result, None]).encode())
+    return result
+
+
+def broadcast(content: bytes) -> bytes:
+    """Returns the bytes that the process that writes has, in every process."""
+    if jax.process_count() == 1:
+        return content
+    size = int(multihost_utils.broadcast_one_to_all(np.int64(len(content))))
+    sent = np.zeros(size, np.uint8)
+    if is_primary():
+        sent = np.frombuffer(content, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(sent), np.uint8).tobytes()
+
+
+def any_process(flag: bool) -> bool:
+    """Returns whether the flag is set in any process."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def gathered(leaf: Any) -> np.ndarray:
+    """Returns an array as NumPy's, from wherever its parts are."""
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.asarray(leaf)
+
+
+def place(tree: Any, sharding: Any) -> Any:
+    """Puts a tree that every process has whole where a sharding, or a tree of such, says."""
+    shardings = jax.tree.leaves(sharding)
+    if all(x.is_fully_addressable for x in shardings):
+        return jax.device_put(tree, sharding)
+    return jax.jit(lambda tree: tree, out_shardings=sharding)(tree)
