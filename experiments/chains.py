@@ -1,19 +1,16 @@
-"""Annealed Langevin chains of a trained model, in compiled pieces with a progress bar."""
+"""Annealed Langevin chains of a trained model, in compiled pieces that can be resumed."""
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from experiments.builders import Experiment
+from experiments.resumable import CHUNK, ChainStore
 from experiments.validation import trained_objective
 from jbism import samplers
-
-_CHUNK = 100  # sampler steps a dispatch, at most
 
 
 class Frames(NamedTuple):
@@ -27,12 +24,21 @@ class LangevinChains:
     """The chains that ``config.sampling.langevin`` describes, each sampler compiled once.
 
     ``schedule`` holds the temperatures from noise to samples, ``tempered`` those that start at 1.
-    All return v after the denoising step that ends the sampling of what MDSM trained.
+    All return v after the denoising step that ends the sampling of what MDSM trained. The titles
+    of chains that share a store tell them apart.
     """
 
-    def __init__(self, experiment: Experiment, theta: Any, *, progress: bool):
+    def __init__(
+        self,
+        experiment: Experiment,
+        theta: Any,
+        *,
+        store: ChainStore | None = None,
+        progress: bool,
+    ):
         section = experiment.config.sampling.langevin
         self._experiment, self._theta, self._progress = experiment, theta, progress
+        self._store = store or ChainStore()
         self._denoises = trained_objective(experiment.config) == "mdsm"
         self.schedule = samplers.annealing_schedule(
             hot_steps=section.hot_steps,
@@ -67,7 +73,8 @@ class LangevinChains:
                 key, self._theta, v, h, temperatures, start=start, shared_noise=shared_noise
             )
 
-        return self._denoised(self._run(piece, v, temperatures, title), h)
+        of = key, h, shared_noise
+        return self._denoised(self._run(piece, v, temperatures, title, of=of), h)
 
     def joint(
         self, key, v, h, title, *, num_chains=0, num_stages=0
@@ -79,25 +86,23 @@ class LangevinChains:
           start to the last step, and denoised if they are; None without chains.
         """
 
-        def piece(x, temperatures, start):
-            return self._joint(key, self._theta, *x, temperatures, start=start)
+        num_steps, watched = len(self.schedule), num_chains > 0
+        chunk = max(1, min(num_steps // (num_stages - 1), CHUNK)) if watched else CHUNK
+        ends = [0, *range(chunk, num_steps, chunk), num_steps]  # of the pieces
 
-        seen = [(0, v[:num_chains])]
-        watched = num_chains > 0
-        v, h = self._run(
-            piece,
-            (v, h),
-            self.schedule,
-            title,
-            chunk=len(self.schedule) // (num_stages - 1) if watched else _CHUNK,
-            watch=lambda step, x: seen.append((step, x[0][:num_chains])),
-        )
+        def piece(x, temperatures, start):
+            v, h, seen = x
+            v, h = self._joint(key, self._theta, v, h, temperatures, start=start)
+            return v, h, seen.at[start // chunk + 1].set(v[:num_chains])
+
+        seen = jnp.zeros((len(ends), *v[:num_chains].shape), v.dtype).at[0].set(v[:num_chains])
+        v, h, seen = self._run(piece, (v, h, seen), self.schedule, title, of=key, chunk=chunk)
         v = self._denoised(v, h)
         if not watched:
             return v, None
-        stages = np.unique(np.linspace(0, len(seen) - 1, num_stages).round().astype(int))
-        titles = [self._title(seen[i][0]) for i in stages]
-        images = [seen[i][1] for i in stages]
+        stages = np.unique(np.linspace(0, len(ends) - 1, num_stages).round().astype(int))
+        titles = [self._title(ends[i]) for i in stages]
+        images = [seen[i] for i in stages]
         if self._denoises:
             titles, images = [*titles, "denoised"], [*images, v[:num_chains]]
         return v, Frames(titles, np.stack(images))
@@ -108,16 +113,21 @@ class LangevinChains:
         def piece(x, temperatures, start):
             return self._inpaint(key, self._theta, *x, missing, temperatures, start=start)
 
-        completed, h = self._run(piece, (v, h), self.schedule, title)
+        completed, h = self._run(piece, (v, h), self.schedule, title, of=(key, missing))
         return jnp.where(missing, self._denoised(completed, h), v)
 
-    def _run(self, piece, x, temperatures, title, *, chunk=_CHUNK, watch=None):
-        for start, length in chunks(len(temperatures), title, self._progress, chunk):
-            # The bar shows what is done, not what is queued.
-            x = jax.block_until_ready(piece(x, temperatures[start : start + length], start))
-            if watch is not None:
-                watch(start + length, x)
-        return x
+    def _run(self, piece, x, temperatures, title, *, of, chunk=CHUNK):
+        config = self._experiment.config
+        settings = config.energy.to_json(), config.sampling.langevin.to_json()
+        return self._store.run(
+            lambda x, start, length: piece(x, temperatures[start : start + length], start),
+            x,
+            len(temperatures),
+            title,
+            of=(of, self._theta, temperatures, settings),
+            chunk=chunk,
+            progress=self._progress,
+        )
 
     def _denoise(self, v, h):
         if not self._denoises:
@@ -132,15 +142,3 @@ class LangevinChains:
 
     def _title(self, step):
         return f"step {step:,} T={self.schedule[step - 1]:.3g}" if step else "start"
-
-
-def chunks(
-    num_steps: int, title: str, progress: bool, chunk: int = _CHUNK
-) -> Iterator[tuple[int, int]]:
-    """Yields the first step and the number of steps of each piece, under a progress bar."""
-    chunk = max(1, min(chunk, _CHUNK))
-    with tqdm.tqdm(total=num_steps, desc=title, unit="step", disable=not progress) as bar:
-        for start in range(0, num_steps, chunk):
-            length = min(chunk, num_steps - start)
-            yield start, length
-            bar.update(length)

@@ -1,12 +1,17 @@
-"""Evaluates a trained model on the test set and writes evaluation.json."""
+"""Evaluates a trained model on the test set and writes evaluation.json.
+
+Killed and run again, the same command goes on with the chains that it had begun.
+"""
 
 import pathlib
+from typing import Any
 
 import jax
 from absl import flags
 
 from experiments import _main, evaluation, report, sampling
 from experiments.restore import restore
+from experiments.resumable import ChainStore
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Work directory written by experiments.train.", required=True
@@ -25,17 +30,19 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     theta = experiment.evaluated_theta(state)
     key_evaluation, key_samples = jax.random.split(jax.random.key(_SEED.value))
-    figures = evaluation.evaluate(experiment, theta, state.phi, key_evaluation)
-    originals, reconstructions = sampling.reconstruct(
-        experiment,
-        theta,
-        state.phi,
-        key_samples,
-        num_samples=experiment.config.sampling.num_samples,
-        progress=_PROGRESS.value,
-    )
-    figures |= evaluation.reconstruction(originals, reconstructions)
-    report.write_json(out, figures)
+    with ChainStore(out.parent, out.stem) as store:
+        kept: dict[str, Any] = {"store": store, "progress": _PROGRESS.value}
+        figures = evaluation.evaluate(experiment, theta, state.phi, key_evaluation, **kept)
+        originals, reconstructions = sampling.reconstruct(
+            experiment,
+            theta,
+            state.phi,
+            key_samples,
+            num_samples=experiment.config.sampling.num_samples,
+            **kept,
+        )
+        figures |= evaluation.reconstruction(originals, reconstructions)
+        report.write_json(out, figures)
     print(f"{experiment.config.name} after {int(state.step):,} steps, on the test set:")
     print(report.table(figures))
     print(f"\nWritten to {out}")

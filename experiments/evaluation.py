@@ -10,20 +10,31 @@ import numpy as np
 
 from experiments import generative
 from experiments.builders import Experiment
+from experiments.resumable import ChainStore
 from jbism import divergences, estimators, likelihood, losses, metrics
 
 _MAX_BIAS_LATENTS = 8  # each example enumerates 2^8 latents
 _BIAS_EXAMPLES = 1_000
+_AIS_CHUNK = 10  # temperatures a dispatch, each of several gradients
 
 
-def evaluate(experiment: Experiment, theta, phi, key) -> dict[str, Any]:
+def evaluate(
+    experiment: Experiment,
+    theta,
+    phi,
+    key,
+    *,
+    store: ChainStore | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
     """Returns the model's figures on (at most ``evaluation.num_examples`` of) the test set.
 
     ``log_likelihood``, unless the config wants none, is exact or estimated, as
     ``log_likelihood_method`` says; ``ssm`` is the sliced score-matching value; the posterior is
     judged by ``posterior_kl`` where the true one is known, by ``posterior_fisher_divergence`` where
     the latents are continuous. Of BiDVL there are the mean energies of data and of what is
-    generated, and the bound of log p_φ(v), ``elbo``, in nats.
+    generated, and the bound of log p_φ(v), ``elbo``, in nats. The chains of AIS are kept in
+    ``store``, and shown by a bar if ``progress``.
     """
     most = experiment.config.evaluation.num_examples
     v = jnp.asarray(experiment.dataset.examples("test", slice(most)))
@@ -31,7 +42,8 @@ def evaluate(experiment: Experiment, theta, phi, key) -> dict[str, Any]:
     tractable = hasattr(experiment.energy, "free_energy")
     figures: dict[str, Any] = {"num_test_examples": len(v)}
     if experiment.config.evaluation.log_likelihood:
-        figures |= _log_likelihood(experiment, theta, phi, v, key_likelihood)
+        anneal = partial(_anneal, store or ChainStore(), progress)
+        figures |= _log_likelihood(experiment, theta, phi, v, key_likelihood, anneal)
     if experiment.generator is not None:
         figures |= _bidvl(experiment, theta, phi, v, key_posterior)
     elif tractable:
@@ -43,11 +55,11 @@ def evaluate(experiment: Experiment, theta, phi, key) -> dict[str, Any]:
     return {name: x if isinstance(x, (str, int)) else float(x) for name, x in figures.items()}
 
 
-def _log_likelihood(experiment, theta, phi, v, key):
+def _log_likelihood(experiment, theta, phi, v, key, anneal):
     if hasattr(experiment.energy, "log_hidden_marginal"):
-        return _rbm_log_likelihood(experiment, theta, phi, v, key)
+        return _rbm_log_likelihood(experiment, theta, v, key, anneal)
     if not hasattr(experiment.energy, "decoder"):
-        return _deep_log_likelihood(experiment, theta, phi, v, key)
+        return _deep_log_likelihood(experiment, theta, phi, v, key, anneal)
     num = experiment.config.evaluation.importance_samples
     return {
         "log_likelihood": jnp.mean(log_density_by_samples(experiment, theta, phi, v, key)),
@@ -74,7 +86,7 @@ def _bidvl(experiment, theta, phi, v, key):
     }
 
 
-def _rbm_log_likelihood(experiment, theta, phi, v, key):  # noqa: ARG001
+def _rbm_log_likelihood(experiment, theta, v, key, anneal):
     apply, settings = experiment.energy.apply, experiment.config.evaluation
     free_energy = partial(apply, theta, method="free_energy")
     mean_free_energy = jnp.mean(jax.vmap(free_energy)(v))
@@ -90,14 +102,12 @@ def _rbm_log_likelihood(experiment, theta, phi, v, key):  # noqa: ARG001
             "log_likelihood_method": "exact, log Z by enumeration",
             "log_partition": log_partition,
         }
-    result = jax.jit(
-        lambda key: likelihood.ais_gaussian_rbm(
-            key,
-            **apply(theta, method="arrays"),
-            num_chains=settings.ais_chains,
-            num_temperatures=settings.ais_temperatures,
-        )
-    )(key)
+    pieces = likelihood.ais_gaussian_rbm_pieces(
+        **apply(theta, method="arrays"),
+        num_chains=settings.ais_chains,
+        num_temperatures=settings.ais_temperatures,
+    )
+    result = anneal(pieces, key, of=(experiment.config.energy.to_json(), theta))
     return {
         "log_likelihood": -mean_free_energy - result.log_partition,
         "log_likelihood_method": _ais_name(settings),
@@ -105,7 +115,7 @@ def _rbm_log_likelihood(experiment, theta, phi, v, key):  # noqa: ARG001
     }
 
 
-def _deep_log_likelihood(experiment, theta, phi, v, key):
+def _deep_log_likelihood(experiment, theta, phi, v, key, anneal):
     settings = experiment.config.evaluation
     key_ais, key_bound = jax.random.split(key)
     train = experiment.train_sample()
@@ -114,16 +124,15 @@ def _deep_log_likelihood(experiment, theta, phi, v, key):
         latents = jax.vmap(lambda v: experiment.posterior.apply(phi, v).mean)(train[:1000])
         mean.append(latents.mean(0))
         scale.append(latents.std(0) + 1.0)
-    result, acceptance = jax.jit(
-        lambda key: likelihood.ais_hmc(
-            key,
-            energy=lambda x: experiment.energy.apply(theta, *x),
-            base_mean=mean,
-            base_scale=scale,
-            num_chains=settings.ais_chains,
-            num_temperatures=settings.ais_temperatures,
-        )
-    )(key_ais)
+    pieces = likelihood.ais_hmc_pieces(
+        energy=lambda x: experiment.energy.apply(theta, *x),
+        base_mean=mean,
+        base_scale=scale,
+        num_chains=settings.ais_chains,
+        num_temperatures=settings.ais_temperatures,
+    )
+    of = experiment.config.energy.to_json(), theta, mean, scale
+    result, acceptance = anneal(pieces, key_ais, of=of)
     quality = _ais_quality(result) | {"ais_acceptance": acceptance}
     if not experiment.num_latents:
         values = jax.jit(jax.vmap(partial(experiment.energy.apply, theta)))(v)
@@ -140,6 +149,21 @@ def _deep_log_likelihood(experiment, theta, phi, v, key):
         ),
         **quality,
     }
+
+
+def _anneal(store, progress, pieces, key, *, of):
+    """Returns the result of annealed importance sampling in pieces."""
+    advance = jax.jit(pieces.advance)
+    state = store.run(
+        lambda state, _, length: advance(state, length),
+        jax.jit(pieces.init)(key),
+        pieces.num_steps,
+        "annealed importance sampling",
+        of=of,
+        chunk=_AIS_CHUNK,
+        progress=progress,
+    )
+    return jax.jit(pieces.finish)(state)
 
 
 def log_density_by_samples(experiment: Experiment, theta, phi, v, key) -> jax.Array:

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments import sampling
 from experiments.builders import Experiment
+from experiments.resumable import ChainStore
 from jbism import data, metrics
 
 _BATCH = 100  # examples a dispatch
@@ -88,12 +89,14 @@ def draw_samples(
     num_samples: int,
     batch_size: int,
     folder: pathlib.Path,
+    store: ChainStore | None = None,
     progress: bool = True,
 ) -> dict[str, np.ndarray]:
     """Draws samples by the config's sampler, a batch at a time, by title.
 
     Where the sampler starts from training examples, each sample has its own, chosen at random.
-    Finished batches are kept in ``folder`` and, with the same arguments, not drawn again.
+    Finished batches are kept in ``folder`` and, with the same arguments, not drawn again; the
+    chains of the batch under way in ``store``.
     """
     dataset = model.experiment.dataset
     key_rows, key_batches = jax.random.split(key)
@@ -111,6 +114,7 @@ def draw_samples(
                 model.phi,
                 jax.random.fold_in(key_batches, i),
                 num_samples=size,
+                store=store,
                 progress=progress,
             )
             store_samples(path, drawn.panels)

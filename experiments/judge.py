@@ -32,6 +32,7 @@ from experiments import (
 from experiments.builders import Experiment
 from experiments.image_evaluation import Model
 from experiments.restore import restore
+from experiments.resumable import FOLDER, ChainStore
 from jbism import plotting
 from jbism.training import open_workdir
 
@@ -74,7 +75,8 @@ _SETTINGS = (
     _SEED,
 )
 _PICTURES = ("tsne.png", "neighbors.png")
-_OUTPUTS = ("cells", "samples.npz", "classifier.npz", "image_evaluation.json", *_PICTURES)
+_RESULTS = ("samples.npz", "classifier.npz", "image_evaluation.json")
+_OUTPUTS = ("cells", FOLDER, *_RESULTS, *_PICTURES)
 
 
 def main() -> None:
@@ -197,14 +199,16 @@ def _judge(model: Model, extract, samples, others, out: pathlib.Path) -> dict[st
 
 def _drawn(model: Model, key, out: pathlib.Path) -> dict[str, np.ndarray]:
     (out / "cells").mkdir(exist_ok=True)
-    samples = image_evaluation.draw_samples(
-        model,
-        key,
-        num_samples=_NUM_SAMPLES.value,
-        batch_size=_SAMPLE_BATCH.value,
-        folder=out / "cells",
-        progress=_PROGRESS.value,
-    )
+    with ChainStore(out, "judge") as store:
+        samples = image_evaluation.draw_samples(
+            model,
+            key,
+            num_samples=_NUM_SAMPLES.value,
+            batch_size=_SAMPLE_BATCH.value,
+            folder=out / "cells",
+            store=store,
+            progress=_PROGRESS.value,
+        )
     image_evaluation.store_samples(out / "samples.npz", samples)
     return samples
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments import evaluation, image_report, sampling
 from experiments.builders import Experiment
+from experiments.resumable import FOLDER, ChainStore
 from jbism import likelihood, plotting
 from jbism.training import TrainState
 
@@ -22,6 +23,7 @@ FILES = (
     "samples.npz",
     *image_report.FILES,
     "evaluation.json",
+    FOLDER,
 )
 
 
@@ -32,13 +34,14 @@ def write_samples(
     *,
     key: jax.Array,
     num_samples: int | None = None,
+    store: ChainStore | None = None,
     progress: bool = True,
 ) -> dict[str, float]:
     """Draws samples and writes ``samples.png``, ``samples.npz`` and ``reconstructions.png``.
 
     Of images under Langevin dynamics also ``frames.png``, ``interpolations.png`` and
     ``inpaintings.png``, by a generator ``interpolations.png`` and ``traversals.png``, unless the
-    sampler's section of ``config.sampling`` switches them off.
+    sampler's section of ``config.sampling`` switches them off. Chains are kept in ``store``.
 
     Returns:
       The reconstruction errors; nothing without latents.
@@ -52,6 +55,7 @@ def write_samples(
         key,
         num_samples=num_samples,
         pictures=True,
+        store=store,
         progress=progress,
     )
     arrays: dict[str, Any] = image_report.arrays(samples)

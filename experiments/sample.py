@@ -1,4 +1,7 @@
-"""Draws fresh samples from a trained model: the pictures and arrays that training ends with."""
+"""Draws fresh samples from a trained model: the pictures and arrays that training ends with.
+
+Killed and run again, the same command goes on with the chains that it had begun.
+"""
 
 import pathlib
 
@@ -7,6 +10,7 @@ from absl import flags
 
 from experiments import _main, report
 from experiments.restore import restore
+from experiments.resumable import ChainStore
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Work directory written by experiments.train.", required=True
@@ -24,14 +28,16 @@ def main() -> None:
     experiment, state = restore(_WORKDIR.value, _STEP.value, _DATA_DIR.value)
     out = pathlib.Path(_OUT.value or pathlib.Path(_WORKDIR.value) / "samples").absolute()
     out.mkdir(parents=True, exist_ok=True)
-    figures = report.write_samples(
-        experiment,
-        state,
-        out,
-        key=jax.random.key(_SEED.value),
-        num_samples=_NUM_SAMPLES.value,
-        progress=_PROGRESS.value,
-    )
+    with ChainStore(out, "sample") as store:
+        figures = report.write_samples(
+            experiment,
+            state,
+            out,
+            key=jax.random.key(_SEED.value),
+            num_samples=_NUM_SAMPLES.value,
+            store=store,
+            progress=_PROGRESS.value,
+        )
     if figures:
         print(
             f"{experiment.config.name} after {int(state.step):,} steps:\n{report.table(figures)}\n"

@@ -9,8 +9,9 @@ import numpy as np
 
 from experiments import image_sampling
 from experiments.builders import Experiment
-from experiments.chains import Frames, LangevinChains, chunks
+from experiments.chains import Frames, LangevinChains
 from experiments.image_sampling import Inpaintings, Interpolations, Traversals
+from experiments.resumable import ChainStore
 from jbism import energies, samplers
 
 
@@ -34,6 +35,7 @@ def draw(
     *,
     num_samples: int,
     pictures: bool = False,
+    store: ChainStore | None = None,
     progress: bool = True,
 ) -> Samples:
     """Draws samples by the config's sampler and, by its latents, reconstructs test examples.
@@ -46,6 +48,7 @@ def draw(
       num_samples: how many.
       pictures: of images, what else the config wants of a sampler: of Langevin dynamics frames,
         interpolations and inpaintings, of a generator interpolations and traversals.
+      store: where chains are kept, so that killed ones go on.
       progress: show progress bars.
 
     Raises:
@@ -53,10 +56,11 @@ def draw(
     """
     name = experiment.config.sampling.name
     if name == "gibbs":
-        return _gibbs(experiment, theta, phi, key, num_samples, progress)
+        return _gibbs(experiment, theta, phi, key, num_samples, store or ChainStore(), progress)
     pictures = pictures and experiment.dataset.image_shape is not None
     if name == "langevin":
-        return _langevin(experiment, theta, phi, key, num_samples, pictures, progress)
+        chains = LangevinChains(experiment, theta, store=store, progress=progress)
+        return _langevin(experiment, theta, phi, key, num_samples, pictures, chains)
     if name == "generator":
         return _generator(experiment, theta, phi, key, num_samples, pictures)
     raise ValueError(
@@ -65,7 +69,14 @@ def draw(
 
 
 def reconstruct(
-    experiment: Experiment, theta, phi, key, *, num_samples: int, progress: bool = True
+    experiment: Experiment,
+    theta,
+    phi,
+    key,
+    *,
+    num_samples: int,
+    store: ChainStore | None = None,
+    progress: bool = True,
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Returns test examples and their reconstructions by their latents.
 
@@ -76,11 +87,11 @@ def reconstruct(
         return _decoded(experiment, theta, phi, num_samples)
     if experiment.num_latents == 0:
         return None, None
-    chains = LangevinChains(experiment, theta, progress=progress)
+    chains = LangevinChains(experiment, theta, store=store, progress=progress)
     return _draws_of_latents(experiment, experiment.infer(theta, phi), chains, key, num_samples)
 
 
-def _gibbs(experiment, theta, phi, key, num_samples, progress):
+def _gibbs(experiment, theta, phi, key, num_samples, store, progress):
     energy = experiment.energy
     if not hasattr(energy, "visible_given_hidden"):
         raise ValueError("config.sampling.name = 'gibbs' needs an energy with conditionals")
@@ -93,8 +104,13 @@ def _gibbs(experiment, theta, phi, key, num_samples, progress):
     visible = given["visible_given_hidden"]
     chain = jax.jit(partial(samplers.block_gibbs, **given), static_argnames="num_steps")
     steps = experiment.config.sampling.gibbs.num_steps
-    for start, length in chunks(steps, "Gibbs", progress):
-        v, h = chain(jax.random.fold_in(key_chain, start), v, num_steps=length)
+
+    def piece(x, start, length):
+        return chain(jax.random.fold_in(key_chain, start), x[0], num_steps=length)
+
+    undrawn = jnp.zeros((num_samples, experiment.num_latents), v.dtype)
+    of = key_chain, theta, experiment.config.energy.to_json()
+    v, h = store.run(piece, (v, undrawn), steps, "Gibbs", of=of, progress=progress)
     panels = {}
     if experiment.dataset.image_shape is not None:
         panels["E[v | h] of the Gibbs samples"] = jax.vmap(lambda h: visible(h).mean)(h)
@@ -139,7 +155,7 @@ def _decoded(experiment, theta, phi, num_samples):
     return np.asarray(originals), np.asarray(reconstructions)
 
 
-def _langevin(experiment, theta, phi, key, num_samples, pictures, progress):
+def _langevin(experiment, theta, phi, key, num_samples, pictures, chains):
     dataset = experiment.dataset
     section = experiment.config.sampling.langevin
     keys = dict(
@@ -149,7 +165,6 @@ def _langevin(experiment, theta, phi, key, num_samples, pictures, progress):
             strict=True,
         )
     )
-    chains = LangevinChains(experiment, theta, progress=progress)
     noise = 0.5 + jax.random.normal(keys["start"], (num_samples, *dataset.event_shape))
     joint, frames = chains.joint(
         keys["joint"],

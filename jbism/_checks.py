@@ -52,6 +52,15 @@ def integer(name: str, value: Any, *, minimum: int) -> int:
     return number
 
 
+def count(name: str, value: Any) -> Any:
+    """Returns ``value`` if it is an integer not below zero; a traced scalar passes, unchecked."""
+    if not isinstance(value, jax.Array):
+        return integer(name, value, minimum=0)
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        raise TypeError(f"{name} must be an integer, got dtype {value.dtype}")
+    return scalar(name, value)
+
+
 def one_of(name: str, value: Any, choices: tuple) -> Any:
     """Returns ``value`` if it is one of ``choices``."""
     if value not in choices:

@@ -201,7 +201,7 @@ def test_stored_samples(tmp_path):
 def test_batches_of_samples_start_from_different_training_examples(deep, monkeypatch, tmp_path):
     seen = []
 
-    def draw(experiment, theta, phi, key, *, num_samples, progress):
+    def draw(experiment, theta, phi, key, *, num_samples, store, progress):
         seen.append((experiment.dataset.train[:num_samples], jax.random.key_data(key).tolist()))
         panels = {"a": experiment.dataset.train[:num_samples], "b": np.zeros((num_samples, 1))}
         return sampling.Samples(panels, np.zeros(1), np.zeros(1))

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jbism import _checks
+from jbism import _checks, _layout
+from jbism.likelihood._ais_pieces import AISState, walk
 from jbism.typing import Array, Key
 
 _NORMAL_975 = 1.959964  # the 97.5 % quantile of N(0, 1)
@@ -31,6 +32,8 @@ def annealed_importance_sampling(
     log_density: Callable[[Any, Array], Array],
     transition: Callable[[Key, Any, Array], Any],
     betas: Array,
+    start: int | Array = 0,
+    log_weights: Array | None = None,
 ) -> tuple[Array, Any]:
     """Carries samples of f_{β₀} along a path of unnormalised densities f_β and weighs them.
 
@@ -39,21 +42,29 @@ def annealed_importance_sampling(
     so that E[w] = Z_{β_K} / Z_{β₀} (Neal, 2001), whatever the number of temperatures: with few of
     them the weights spread, and the logarithm of their mean comes out low.
 
+    The randomness of step k is a function of (key, start + k): a long run may be cut into pieces,
+    ``betas[n:]`` with ``start=n`` and the log w and x that ``betas[: n + 1]`` led to goes on
+    exactly where that ended.
+
     Args:
-      key: split into one key a temperature and a chain.
-      x: exact independent samples of f_{β₀}, a pytree of arrays [chains, ...].
+      key: random key, the same for all pieces of a run.
+      x: exact independent samples of f_{β₀}, a pytree of arrays [chains, ...], or the chains that
+        the piece before returned.
       log_density: ``(x, beta) -> log f_β(x)`` of ONE x; terms that are the same at every β may be
         left out.
       transition: ``(key, x, beta) -> x`` of ONE x; must leave f_β invariant.
       betas: β₀ ... β_K along the path, [K + 1] with K >= 1.
+      start: the number of steps that went before; may be traced.
+      log_weights: log w of the piece before, [chains]; zeros by default.
 
     Returns:
       log w [chains], and the chains' x after the last transition.
 
     Raises:
-      ValueError: if betas are fewer than two, x has no chains or not as many on every array, or
-        log_density is not a scalar.
-      TypeError: if betas are not floating, or log_density or transition are no functions.
+      ValueError: if betas are fewer than two, x has no chains or not as many on every array,
+        log_weights are not one a chain, start is negative, or log_density is not a scalar.
+      TypeError: if betas or log_weights are not floating, start is not an integer, or log_density
+        or transition are no functions.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -81,23 +92,22 @@ def annealed_importance_sampling(
     def log_density_of_one(x, beta):
         return _checks.scalar("log_density(x, beta)", log_density(x, beta))
 
-    log_densities = jax.vmap(log_density_of_one, in_axes=(0, None))
-    transitions = jax.vmap(transition, in_axes=(0, 0, None))
-
-    def step(state, inputs):
-        x, log_weights = state
-        step_key, beta, next_beta = inputs
-        # Where f is 0 once, a chain has lost its weight for good.
-        gained = log_weights + log_densities(x, next_beta) - log_densities(x, beta)
-        log_weights = jnp.where(jnp.isneginf(log_weights), log_weights, gained)
-        x = transitions(jax.random.split(step_key, num_chains), x, next_beta)
-        return (x, log_weights), None
-
-    dtype = jax.eval_shape(log_densities, x, betas[0]).dtype
-    keys = jax.random.split(key, betas.size - 1)
-    start = (x, jnp.zeros(num_chains, dtype))
-    (x, log_weights), _ = jax.lax.scan(step, start, (keys, betas[:-1], betas[1:]))
-    return log_weights, x
+    if log_weights is None:
+        of_all = jax.vmap(log_density_of_one, in_axes=(0, None))
+        dtype = jax.eval_shape(of_all, x, betas[0]).dtype
+        log_weights = _layout.follow(jnp.zeros(num_chains, dtype), leaves[0])
+    log_weights = _checks.floating("log_weights", log_weights)
+    log_weights = _checks.shape("log_weights", log_weights, (num_chains,))
+    start = jnp.asarray(_checks.count("start", start), jnp.int32)
+    end = walk(
+        AISState(start, key, x, log_weights),
+        betas.size - 1,
+        log_density=log_density_of_one,
+        transition=transition,
+        path=betas,
+        first=start,
+    )
+    return end.log_weights, end.chains
 
 
 def summarize_weights(log_weights: Array, log_base: Array) -> AISResult:

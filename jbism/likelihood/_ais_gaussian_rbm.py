@@ -1,12 +1,15 @@
 """Annealed importance sampling of Gaussian RBMs, forwards from the base and backwards to it."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
-from jbism import _checks
-from jbism.likelihood._ais import AISResult, annealed_importance_sampling, summarize_weights
+from jbism import _checks, _layout
+from jbism.likelihood._ais import AISResult, summarize_weights
+from jbism.likelihood._ais_pieces import AISPieces, begin, walk
 from jbism.typing import Array, Key
 
 
@@ -20,6 +23,7 @@ def ais_gaussian_rbm(
     num_chains: int = 500,
     num_temperatures: int = 1_000,
     chunk_size: int | None = None,
+    sharding: NamedSharding | None = None,
 ) -> AISResult:
     """Estimates log Z of a Gaussian RBM from the base without interactions.
 
@@ -40,6 +44,9 @@ def ais_gaussian_rbm(
       num_temperatures: values of β, 0 and 1 among them, at least 2.
       chunk_size: chains at a time, a divisor of num_chains, to bound memory; all together by
         default. Another size draws other numbers.
+      sharding: how the chains, one axis, are laid out over devices, such as
+        ``NamedSharding(mesh, PartitionSpec("chains"))``; on one device by default. The chains, and
+        those of a chunk, must be a multiple of its parts.
 
     Returns:
       An `AISResult`, its interval by the delta method.
@@ -57,15 +64,51 @@ def ais_gaussian_rbm(
       >>> round(float(result.log_partition), 1)
       4.2
     """
+    return ais_gaussian_rbm_pieces(
+        weights=weights,
+        visible_bias=visible_bias,
+        hidden_bias=hidden_bias,
+        log_sigma=log_sigma,
+        num_chains=num_chains,
+        num_temperatures=num_temperatures,
+        chunk_size=chunk_size,
+        sharding=sharding,
+    ).run(key)
+
+
+def ais_gaussian_rbm_pieces(
+    *,
+    weights: Array,
+    visible_bias: Array,
+    hidden_bias: Array,
+    log_sigma: Array,
+    num_chains: int = 500,
+    num_temperatures: int = 1_000,
+    chunk_size: int | None = None,
+    sharding: NamedSharding | None = None,
+) -> AISPieces:
+    """`ais_gaussian_rbm` in pieces, to be interrupted; arguments, errors and result are its own.
+
+    Returns:
+      An `AISPieces`, which has an example.
+    """
     rbm = _check_parameters(weights, visible_bias, hidden_bias, log_sigma)
     num_chains = _checks.integer("num_chains", num_chains, minimum=2)
+    _layout.check(sharding, "num_chains", num_chains)
     betas = _betas(num_temperatures)
     weights, visible_bias, _, log_sigma = rbm
-    key_base, key_chains = jax.random.split(key)
-    noise = jax.random.normal(key_base, (num_chains, weights.shape[0]), weights.dtype)
-    v = visible_bias[None] + jnp.exp(log_sigma)[None] * noise
-    log_weights = _log_weights(key_chains, v, rbm, betas, chunk_size)
-    return summarize_weights(log_weights, _log_base_partition(weights, log_sigma))
+
+    def init(key):
+        key_base, key_chains = jax.random.split(key)
+        noise = jax.random.normal(key_base, (num_chains, weights.shape[0]), weights.dtype)
+        v = visible_bias[None] + jnp.exp(log_sigma)[None] * _layout.place(noise, sharding)
+        return begin(key_chains, v, v.dtype)
+
+    def summarize(state):
+        return summarize_weights(state.log_weights, _log_base_partition(weights, log_sigma))
+
+    walk_chains = _walk(rbm, betas, num_chains, chunk_size, sharding)
+    return AISPieces(betas.size - 1, init, walk_chains, summarize)
 
 
 def reverse_ais_gaussian_rbm(
@@ -111,35 +154,53 @@ def reverse_ais_gaussian_rbm(
       >>> round(float(result.log_partition), 3)  # (3/2) log 2π + 2 log 2
       4.143
     """
+    return reverse_ais_gaussian_rbm_pieces(
+        v,
+        weights=weights,
+        visible_bias=visible_bias,
+        hidden_bias=hidden_bias,
+        log_sigma=log_sigma,
+        num_temperatures=num_temperatures,
+        chunk_size=chunk_size,
+    ).run(key)
+
+
+def reverse_ais_gaussian_rbm_pieces(
+    v: Array,
+    *,
+    weights: Array,
+    visible_bias: Array,
+    hidden_bias: Array,
+    log_sigma: Array,
+    num_temperatures: int = 1_000,
+    chunk_size: int | None = None,
+) -> AISPieces:
+    """`reverse_ais_gaussian_rbm` in pieces; arguments, errors and result are its own.
+
+    Returns:
+      An `AISPieces`, which has an example.
+    """
     rbm = _check_parameters(weights, visible_bias, hidden_bias, log_sigma)
     weights, _, _, log_sigma = rbm
     v = _checks.shape("v", _checks.batched("v", v), (None, weights.shape[0]))
     v = v.astype(weights.dtype)
-    log_weights = _log_weights(key, v, rbm, _betas(num_temperatures)[::-1], chunk_size)
-    ratio = summarize_weights(log_weights, jnp.zeros((), log_weights.dtype))
-    log_base = _log_base_partition(weights, log_sigma)
-    return ratio._replace(
-        log_partition=log_base - ratio.log_partition, interval=log_base - ratio.interval[::-1]
-    )
+    betas = _betas(num_temperatures)[::-1]
 
-
-def _log_weights(key, v, rbm, betas, chunk_size):
-    num_chains = len(v)
-    if chunk_size is None:
-        return _log_weights_of_chunk(key, v, rbm, betas)
-    if num_chains % _checks.integer("chunk_size", chunk_size, minimum=1):
-        raise ValueError(
-            f"chunk_size must divide the number of chains, {num_chains}, got {chunk_size}"
+    def summarize(state):
+        ratio = summarize_weights(state.log_weights, jnp.zeros((), v.dtype))
+        log_base = _log_base_partition(weights, log_sigma)
+        return ratio._replace(
+            log_partition=log_base - ratio.log_partition, interval=log_base - ratio.interval[::-1]
         )
-    chunks = v.reshape(-1, chunk_size, *v.shape[1:])
-    keys = jax.random.split(key, len(chunks))
-    by_chunk = jax.lax.map(lambda x: _log_weights_of_chunk(x[0], x[1], rbm, betas), (keys, chunks))
-    return by_chunk.reshape(num_chains)
+
+    walk_chains = _walk(rbm, betas, len(v), chunk_size)
+    return AISPieces(betas.size - 1, lambda key: begin(key, v, v.dtype), walk_chains, summarize)
 
 
-def _log_weights_of_chunk(key, v, rbm, betas):
+def _walk(rbm, betas, num_chains, chunk_size, sharding=None):
+    """Returns ``(state, num_steps) -> state``, by chunks of chains if there are to be any."""
     weights, visible_bias, hidden_bias, log_sigma = rbm
-    sigma = jnp.exp(log_sigma)
+    sigma, betas = jnp.exp(log_sigma), betas.astype(weights.dtype)
 
     # β multiplies the product and not W, so one vᵀW serves both densities and the transition.
     def field(v):
@@ -155,10 +216,34 @@ def _log_weights_of_chunk(key, v, rbm, betas):
         noise = jax.random.normal(key_v, v.shape, v.dtype)
         return visible_bias + beta * sigma**2 * (weights @ h) + sigma * noise
 
-    log_weights, _ = annealed_importance_sampling(
-        key, v, log_density=log_density, transition=transition, betas=betas.astype(v.dtype)
-    )
-    return log_weights
+    path = {"log_density": log_density, "transition": transition, "path": betas}
+    if chunk_size is None:
+        return lambda state, num_steps: walk(state, num_steps, **path)
+    if num_chains % _checks.integer("chunk_size", chunk_size, minimum=1):
+        raise ValueError(
+            f"chunk_size must divide the number of chains, {num_chains}, got {chunk_size}"
+        )
+    _layout.check(sharding, "chunk_size", chunk_size)
+
+    def walk_chunks(state, num_steps):
+        def chunks(x):
+            return _layout.place(x.reshape(-1, chunk_size, *x.shape[1:]), sharding, axis=1)
+
+        def one(chunk):
+            key, v, log_weights = chunk
+            part = state._replace(key=key, chains=v, log_weights=log_weights)
+            part = walk(part, num_steps, **path)
+            return part.step, part.chains, part.log_weights
+
+        v, log_weights = chunks(state.chains), chunks(state.log_weights)
+        keys = jax.vmap(partial(jax.random.fold_in, state.key))(jnp.arange(len(v)))
+        steps, v, log_weights = jax.lax.map(one, (keys, v, log_weights))
+        v, log_weights = (
+            _layout.place(x.reshape(num_chains, *x.shape[2:]), sharding) for x in (v, log_weights)
+        )
+        return state._replace(step=steps[0], chains=v, log_weights=log_weights)
+
+    return walk_chunks
 
 
 def _log_base_partition(weights, log_sigma):

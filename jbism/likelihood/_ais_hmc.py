@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.sharding import NamedSharding, PartitionSpec
 
-from jbism import _checks
-from jbism.likelihood._ais import AISResult, annealed_importance_sampling, summarize_weights
+from jbism import _checks, _layout
+from jbism.likelihood._ais import AISResult, summarize_weights
+from jbism.likelihood._ais_pieces import AISPieces, begin, walk
 from jbism.typing import Array, Key
 
 _PILOT_CHAINS = 64
@@ -28,6 +30,7 @@ def ais_hmc(
     num_temperatures: int = 1_000,
     num_leapfrog_steps: int = 5,
     target_acceptance: float = 0.7,
+    sharding: NamedSharding | None = None,
 ) -> tuple[AISResult, Array]:
     """Estimates log Z = log ∫ exp(-E(x)) dx from a diagonal Gaussian base.
 
@@ -49,6 +52,9 @@ def ais_hmc(
       num_temperatures: values of β, 0 and 1 among them, at least 2.
       num_leapfrog_steps: gradients a transition, at least 1.
       target_acceptance: mean acceptance the pilot steers to, in (0, 1).
+      sharding: how the chains, one axis, are laid out over devices, such as
+        ``NamedSharding(mesh, PartitionSpec("chains"))``; on one device by default. num_chains must
+        be a multiple of its parts; the pilot is split if its chains are one too.
 
     Returns:
       An `AISResult`, its interval by the delta method, and the mean acceptance probability of the
@@ -67,6 +73,34 @@ def ais_hmc(
       >>> round(float(result.log_partition), 1)  # log(2 √2π) = 1.61
       1.6
     """
+    return ais_hmc_pieces(
+        energy=energy,
+        base_mean=base_mean,
+        base_scale=base_scale,
+        num_chains=num_chains,
+        num_temperatures=num_temperatures,
+        num_leapfrog_steps=num_leapfrog_steps,
+        target_acceptance=target_acceptance,
+        sharding=sharding,
+    ).run(key)
+
+
+def ais_hmc_pieces(
+    *,
+    energy: Callable[[Any], Array],
+    base_mean: Any,
+    base_scale: Any,
+    num_chains: int = 500,
+    num_temperatures: int = 1_000,
+    num_leapfrog_steps: int = 5,
+    target_acceptance: float = 0.7,
+    sharding: NamedSharding | None = None,
+) -> AISPieces:
+    """`ais_hmc` in pieces, to be interrupted; arguments, errors and result are its own.
+
+    Returns:
+      An `AISPieces`, which has an example. In each piece the pilot goes before the chains.
+    """
     mean, scale, unravel = _check_base(base_mean, base_scale)
     num_chains = _checks.integer("num_chains", num_chains, minimum=2)
     num_temperatures = _checks.integer("num_temperatures", num_temperatures, minimum=2)
@@ -74,7 +108,7 @@ def ais_hmc(
     target_acceptance = _checks.positive("target_acceptance", target_acceptance)
     _checks.fraction("target_acceptance", target_acceptance)
     _checks.function("energy", energy)
-    key_pilot_base, key_pilot, key_base, key_chains = jax.random.split(key, 4)
+    _layout.check(sharding, "num_chains", num_chains)
     betas = jnp.linspace(0.0, 1.0, num_temperatures, dtype=mean.dtype)
     log_volume = jnp.sum(jnp.log(scale))
 
@@ -87,26 +121,48 @@ def ais_hmc(
     def hmc(key, z, beta, step_size):
         return _hmc_step(key, z, lambda z: log_density(z, beta), step_size, num_leapfrog_steps)
 
-    pilot = jax.random.normal(
-        key_pilot_base, (min(num_chains, _PILOT_CHAINS), mean.size), mean.dtype
-    )
-    step_sizes = _tune(key_pilot, pilot, hmc, betas, target_acceptance)
-
-    def transition(key, state, beta):
-        z, total_acceptance = state
-        z, acceptance = hmc(key, z, beta, jnp.interp(beta, betas, step_sizes))
+    def transition(key, x, point):
+        z, total_acceptance = x
+        z, acceptance = hmc(key, z, *point)
         return z, total_acceptance + acceptance
 
-    z = jax.random.normal(key_base, (num_chains, mean.size), mean.dtype)
-    log_weights, (_, total_acceptance) = annealed_importance_sampling(
-        key_chains,
-        (z, jnp.zeros(num_chains, mean.dtype)),
-        log_density=lambda state, beta: log_density(state[0], beta),
-        transition=transition,
-        betas=betas,
-    )
-    result = summarize_weights(log_weights, jnp.zeros((), log_weights.dtype))
-    return result, jnp.mean(total_acceptance) / (num_temperatures - 1)
+    def init(key):
+        key_pilot_base, key_pilot, key_base, key_chains = jax.random.split(key, 4)
+        pilot = _begin_pilot(key_pilot, key_pilot_base, betas, num_chains, mean.size, sharding)
+        z = _layout.place(
+            jax.random.normal(key_base, (num_chains, mean.size), mean.dtype), sharding
+        )
+        return begin(key_chains, (z, jnp.zeros_like(z[:, 0])), mean.dtype, pilot)
+
+    def walk_both(state, num_steps):
+        ahead = num_steps + 1
+        # All steps at once are a number known beforehand, so that they can be differentiated.
+        if not isinstance(num_steps, int) or num_steps < num_temperatures - 1:
+            ahead += state.step - state.pilot.step
+        pilot = _walk_pilot(state.pilot, ahead, hmc, betas, target_acceptance, sharding)
+        return walk(
+            state._replace(pilot=pilot),
+            num_steps,
+            log_density=lambda x, point: log_density(x[0], point[0]),
+            transition=transition,
+            path=(betas, pilot.step_sizes),
+        )
+
+    def summarize(state):
+        result = summarize_weights(state.log_weights, jnp.zeros((), mean.dtype))
+        return result, jnp.mean(state.chains[1]) / (num_temperatures - 1)
+
+    return AISPieces(num_temperatures - 1, init, walk_both, summarize)
+
+
+class _Pilot(NamedTuple):
+    """Chains that tune the step sizes, one temperature ahead of the chains that are weighed."""
+
+    step: Array  # int32 scalar, temperatures seen
+    key: Key
+    z: Array  # [chains, dim]
+    log_step_size: Array  # scalar
+    step_sizes: Array  # [temperatures], 0 where the pilot has not been
 
 
 def _hmc_step(key, z, log_density, step_size, num_steps):
@@ -135,22 +191,36 @@ def _hmc_step(key, z, log_density, step_size, num_steps):
     return jnp.where(accepted, new_z, z), acceptance
 
 
-def _tune(key, z, hmc, betas, target):
-    """Step sizes [temperatures] that a pilot population found while it was annealed."""
+def _begin_pilot(key, key_base, betas, num_chains, dim, sharding):
+    z = jax.random.normal(key_base, (min(num_chains, _PILOT_CHAINS), dim), betas.dtype)
+    log_step_size = jnp.asarray(-0.25 * math.log(dim), z.dtype)  # acceptance is constant in ε dim^¼
+    z = _layout.place(z, _pilot_sharding(sharding, len(z)))
+    return _Pilot(jnp.zeros((), jnp.int32), key, z, log_step_size, jnp.zeros_like(betas))
+
+
+def _walk_pilot(pilot, num_steps, hmc, betas, target, sharding):
+    """Anneals the pilot on, one step size a temperature."""
     transitions = jax.vmap(hmc, in_axes=(0, 0, None, None))
+    sharding = _pilot_sharding(sharding, len(pilot.z))
 
-    def step(state, inputs):
-        z, log_step_size = state
-        step_key, beta = inputs
-        keys = jax.random.split(step_key, z.shape[0])
-        z, acceptance = transitions(keys, z, beta, jnp.exp(log_step_size))
+    def step(_, carry):
+        index, z, log_step_size, step_sizes = carry
+        keys = jax.random.split(jax.random.fold_in(pilot.key, index), z.shape[0])
+        z, acceptance = transitions(keys, z, betas[index], jnp.exp(log_step_size))
+        if sharding is not None:  # summed in one order on however many devices
+            acceptance = _layout.place(acceptance, NamedSharding(sharding.mesh, PartitionSpec()))
         log_step_size += _PILOT_GAIN * (jnp.mean(acceptance) - target)
-        return (z, log_step_size), jnp.exp(log_step_size)
+        return index + 1, z, log_step_size, step_sizes.at[index].set(jnp.exp(log_step_size))
 
-    dim = z.shape[1]
-    start = (z, jnp.asarray(-0.25 * math.log(dim), z.dtype))  # acceptance is constant in ε dim^¼
-    _, step_sizes = jax.lax.scan(step, start, (jax.random.split(key, betas.size), betas))
-    return step_sizes
+    carry = (pilot.step, *pilot[2:])
+    index, *rest = jax.lax.fori_loop(0, num_steps, step, carry)
+    return _Pilot(index, pilot.key, *rest)
+
+
+def _pilot_sharding(sharding, num_chains):
+    if sharding is None or num_chains % _layout.num_parts(sharding):
+        return None
+    return sharding
 
 
 def _check_base(base_mean, base_scale):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from jbism import _checks
+from jbism import _checks, _layout
 from jbism.typing import Array, Distribution, Key, Latent
 
 
@@ -53,7 +53,8 @@ def block_gibbs(
         return visible_given_hidden(h).sample(key_v), h
 
     def step(v, step_key):
-        return jax.vmap(one_chain)(jax.random.split(step_key, v.shape[0]), v)
+        keys = _layout.follow(jax.random.split(step_key, v.shape[0]), v)
+        return jax.vmap(one_chain)(keys, v)
 
     key_first, key_rest = jax.random.split(key)
     state = step(v, key_first)

@@ -109,7 +109,7 @@ def run_langevin(
             moved.append(leaf - 0.5 * eta**2 * g + scale * noise(leaf_key, leaf))
         return moved, None
 
-    steps = check_start(start) + jnp.arange(temperatures.shape[0])
+    steps = _checks.count("start", start) + jnp.arange(temperatures.shape[0])
     leaves, _ = jax.lax.scan(step, leaves, (temperatures, steps))
     return jax.tree.unflatten(structure, leaves)
 
@@ -141,12 +141,3 @@ def denoise(v: Array, *, energy: Callable[[Array], Array], sigma: float) -> Arra
     v = _checks.floating("v", v)
     sigma = _checks.positive("sigma", sigma)
     return v - sigma**2 * jax.grad(lambda v: _checks.scalar("energy(v)", energy(v)))(v)
-
-
-def check_start(start):
-    """Returns the number of steps that went before, a number or a traced scalar."""
-    if not isinstance(start, jax.Array):
-        return _checks.integer("start", start, minimum=0)
-    if not jnp.issubdtype(start.dtype, jnp.integer):
-        raise TypeError(f"start must be an integer, got dtype {start.dtype}")
-    return _checks.scalar("start", start)

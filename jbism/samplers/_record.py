@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from jbism import _checks
-from jbism.samplers._langevin import check_start
 from jbism.typing import Array
 
 
@@ -71,7 +70,7 @@ def record(
     num_steps = temperatures.shape[0]
     if _checks.integer("every", every, minimum=1) > num_steps:
         raise ValueError(f"every must be at most the number of steps, {num_steps}, got {every}")
-    start = check_start(start)
+    start = _checks.count("start", start)
     num_frames = num_steps // every
     watched = num_frames * every
 

@@ -1,0 +1,142 @@
+"""Long chains in compiled pieces, whose state is kept so that a killed report goes on from it."""
+
+import contextlib
+import hashlib
+import pathlib
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from jbism.training import Checkpointer, CheckpointError
+
+FOLDER = "chains"  # in the work directory
+SAVE_EVERY = 60.0  # seconds of work that a kill may cost
+CHUNK = 100  # steps a dispatch, at most
+
+
+class _Kept(NamedTuple):
+    """What is stored of chains."""
+
+    step: np.ndarray  # the steps they have taken
+    x: Any
+
+
+class ChainStore:
+    """The chains of one report, kept in ``workdir/chains/name`` until it is complete.
+
+    Used as a context, which ends as the report is complete: the folder is then removed. An
+    error or a kill leaves it to the next call. Without a work directory nothing is kept.
+    """
+
+    def __init__(self, workdir: pathlib.Path | None = None, name: str = "report"):
+        self._folder = None if workdir is None else workdir / FOLDER / name
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if kind is None and self._folder is not None and self._folder.is_dir():
+            shutil.rmtree(self._folder)
+            if not any(self._folder.parent.iterdir()):  # there may be chains of other reports
+                self._folder.parent.rmdir()
+
+    def run(
+        self,
+        piece: Callable[[Any, int, int], Any],
+        x: Any,
+        num_steps: int,
+        title: str,
+        *,
+        of: Any,
+        chunk: int = CHUNK,
+        progress: bool = False,
+    ) -> Any:
+        """Takes chains through all their steps, from where a former call was killed.
+
+        As pieces are the same each time, so is the result, to the bit.
+
+        Args:
+          piece: ``(x, start, length) -> x``, the steps from ``start`` on.
+          x: where the chains start, a pytree of arrays.
+          num_steps: all their steps.
+          title: their name, which no others in the report have.
+          of: what else they depend on, a pytree of arrays, keys, numbers and strings. What was
+            kept of chains that differ in x, num_steps, chunk or this is removed.
+          chunk: steps a piece; the last may be shorter.
+          progress: show a progress bar.
+
+        Returns:
+          x after the last step.
+        """
+        saved, start = None, 0
+        if self._folder is not None:
+            folder = self._folder / _slug(title) / _digest((x, num_steps, chunk, of))
+            saved, start, x = _open(folder, x, title, num_steps)
+        since = time.monotonic()
+        with saved or contextlib.nullcontext():
+            for step, length in _pieces(start, num_steps, chunk, title, progress):
+                # The bar shows what is done, not what is queued.
+                x = jax.block_until_ready(piece(x, step, length))
+                done = step + length
+                if saved and (done == num_steps or time.monotonic() - since >= SAVE_EVERY):
+                    saved.save(_Kept(np.asarray(done), x))
+                    since = time.monotonic()
+        return x
+
+
+def _open(folder, x, title, num_steps):
+    """Returns the store of these chains, the steps that they have taken, and where they are."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for other in folder.parent.iterdir():
+        if other != folder:
+            shutil.rmtree(other)
+    saved = Checkpointer(folder, max_to_keep=1, async_save=False)
+    if saved.latest_step() is None:
+        return saved, 0, x
+    try:
+        kept = saved.restore(_Kept(np.asarray(0), x))
+    except CheckpointError as error:
+        print(f"{title}: starting anew, for what was kept is damaged: {error}", flush=True)
+        saved.close()
+        shutil.rmtree(folder)
+        return Checkpointer(folder, max_to_keep=1, async_save=False), 0, x
+    print(f"{title}: resuming from step {kept.step:,} of {num_steps:,}", flush=True)
+    return saved, int(kept.step), kept.x
+
+
+def _pieces(
+    start: int, num_steps: int, chunk: int, title: str, progress: bool
+) -> Iterator[tuple[int, int]]:
+    """Yields the first step and the number of steps of each piece, under a progress bar."""
+    with tqdm.tqdm(
+        total=num_steps, initial=start, desc=title, unit="step", disable=not progress
+    ) as bar:
+        for step in range(start, num_steps, chunk):
+            length = min(chunk, num_steps - step)
+            yield step, length
+            bar.update(length)
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def _digest(tree: Any) -> str:
+    leaves, structure = jax.tree.flatten(tree)
+    digest = hashlib.sha256(str(structure).encode())
+    for leaf in leaves:
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        if isinstance(leaf, (jax.Array, np.ndarray)):
+            digest.update(f"{leaf.dtype}{leaf.shape}".encode())
+            digest.update(np.asarray(leaf).tobytes())
+        else:
+            digest.update(f"{leaf!r};".encode())
+    return digest.hexdigest()
