@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.builders import Experiment
+from experiments.devices import spread
 from experiments.resumable import CHUNK, ChainStore
 from experiments.validation import trained_objective
 from jbism import samplers
@@ -67,6 +68,7 @@ class LangevinChains:
 
     def visible(self, key, v, h, temperatures, title, *, shared_noise=False) -> jax.Array:
         """Samples v given h."""
+        v = spread(self._experiment.config, v)
 
         def piece(v, temperatures, start):
             return self._visible(
@@ -86,6 +88,7 @@ class LangevinChains:
           start to the last step, and denoised if they are; None without chains.
         """
 
+        v, h = spread(self._experiment.config, (v, h))
         num_steps, watched = len(self.schedule), num_chains > 0
         chunk = max(1, min(num_steps // (num_stages - 1), CHUNK)) if watched else CHUNK
         ends = [0, *range(chunk, num_steps, chunk), num_steps]  # of the pieces
@@ -109,6 +112,7 @@ class LangevinChains:
 
     def inpaint(self, key, v, h, missing, title) -> jax.Array:
         """Samples the missing entries of v together with h; the other entries stay."""
+        v, h = spread(self._experiment.config, (v, h))
 
         def piece(x, temperatures, start):
             return self._inpaint(key, self._theta, *x, missing, temperatures, start=start)

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments import generative
 from experiments.builders import Experiment
+from experiments.devices import chain_sharding
 from experiments.resumable import ChainStore
 from jbism import divergences, estimators, likelihood, losses, metrics
 
@@ -106,6 +107,7 @@ def _rbm_log_likelihood(experiment, theta, v, key, anneal):
         **apply(theta, method="arrays"),
         num_chains=settings.ais_chains,
         num_temperatures=settings.ais_temperatures,
+        sharding=chain_sharding(experiment.config, settings.ais_chains),
     )
     result = anneal(pieces, key, of=(experiment.config.energy.to_json(), theta))
     return {
@@ -130,6 +132,7 @@ def _deep_log_likelihood(experiment, theta, phi, v, key, anneal):
         base_scale=scale,
         num_chains=settings.ais_chains,
         num_temperatures=settings.ais_temperatures,
+        sharding=chain_sharding(experiment.config, settings.ais_chains),
     )
     of = experiment.config.energy.to_json(), theta, mean, scale
     result, acceptance = anneal(pieces, key_ais, of=of)

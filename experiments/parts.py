@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from experiments.validation import ConfigError, naming
 from jbism import divergences, energies, hypergradients, losses, networks, posteriors, stein
-from jbism.training import DataParallel, make_mesh, with_adjustable_rate
+from jbism.training import with_adjustable_rate
 from jbism.typing import Divergence, Hypergradient
 
 _ACTIVATIONS = {
@@ -151,21 +151,6 @@ def build_optimizer(config: ConfigDict, name: str) -> optax.GradientTransformati
     if section.clip_norm > 0:
         optimizer = optax.chain(optax.clip_by_global_norm(section.clip_norm), optimizer)
     return with_adjustable_rate(optimizer) if config.guard.rate_factor < 1 else optimizer
-
-
-def build_layout(config: ConfigDict) -> DataParallel | None:
-    """Returns how training is laid out over devices; None for one device of a lone process."""
-    section = config.mesh
-    if section.data == 1 and jax.process_count() == 1:
-        return None
-    with naming("config.mesh"):
-        mesh = make_mesh(None if section.data == -1 else section.data)
-        layout = DataParallel(mesh, section.shard_parameters_from or None)
-    layout.check_divides("config.train.batch_size", config.train.batch_size)
-    if config.method.name == "contrastive" and config.method.contrastive.persistent:
-        name = "config.method.contrastive.num_chains"
-        layout.check_divides(name, config.method.contrastive.num_chains)
-    return layout
 
 
 def build_objective(section: ConfigDict) -> losses.Objective:

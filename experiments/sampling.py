@@ -10,6 +10,7 @@ import numpy as np
 from experiments import image_sampling
 from experiments.builders import Experiment
 from experiments.chains import Frames, LangevinChains
+from experiments.devices import spread
 from experiments.image_sampling import Inpaintings, Interpolations, Traversals
 from experiments.resumable import ChainStore
 from jbism import energies, samplers
@@ -110,7 +111,8 @@ def _gibbs(experiment, theta, phi, key, num_samples, store, progress):
 
     undrawn = jnp.zeros((num_samples, experiment.num_latents), v.dtype)
     of = key_chain, theta, experiment.config.energy.to_json()
-    v, h = store.run(piece, (v, undrawn), steps, "Gibbs", of=of, progress=progress)
+    start = spread(experiment.config, (v, undrawn))
+    v, h = store.run(piece, start, steps, "Gibbs", of=of, progress=progress)
     panels = {}
     if experiment.dataset.image_shape is not None:
         panels["E[v | h] of the Gibbs samples"] = jax.vmap(lambda h: visible(h).mean)(h)

@@ -13,14 +13,18 @@ import contextlib
 import json
 import pathlib
 import types
+from typing import Any
 
 import jax
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import _main, _processes, evaluation, parts, report
+from experiments import _main, _processes, evaluation, report
 from experiments.builders import Experiment, build
+from experiments.devices import build_layout
 from experiments.restore import latest_step
+from experiments.resumable import ChainStore
+from experiments.validation import naming
 from jbism import data
 from jbism.training import (
     Checkpointer,
@@ -66,7 +70,7 @@ _MAY_DIFFER = (
 def main() -> None:
     _processes.join()
     experiment = build(_CONFIG.value)
-    layout = parts.build_layout(experiment.config)
+    layout = build_layout(experiment.config)
     workdir = pathlib.Path(_WORKDIR.value).absolute()
     with contextlib.ExitStack() as stack:
         on_primary(lambda: stack.enter_context(lock_workdir(workdir)))
@@ -151,12 +155,14 @@ def _report(experiment: Experiment, state: TrainState, workdir: pathlib.Path) ->
     """Writes the curves, the samples and the figures of a trained model."""
     report.write_curves(workdir)
     key_samples, key_evaluation = jax.random.split(experiment.report_key)
-    figures = report.write_samples(
-        experiment, state, workdir, key=key_samples, progress=_PROGRESS.value
-    )
     theta = experiment.evaluated_theta(state)
-    figures = evaluation.evaluate(experiment, theta, state.phi, key_evaluation) | figures
-    report.write_json(workdir / "evaluation.json", figures)
+    kept: dict[str, Any] = {"progress": _PROGRESS.value}
+    with ChainStore(workdir, "train") as kept["store"]:
+        figures = report.write_samples(experiment, state, workdir, key=key_samples, **kept)
+        figures = (
+            evaluation.evaluate(experiment, theta, state.phi, key_evaluation, **kept) | figures
+        )
+        report.write_json(workdir / "evaluation.json", figures)
     print(f"\n{experiment.config.name} after {int(state.step):,} steps, on the test set:")
     print(report.table(figures))
     print(f"\nPictures, curves, metrics, config and checkpoints are in {workdir}")
@@ -173,7 +179,7 @@ def _batches(experiment, layout):
 
     Of several processes each gives its part.
     """
-    with parts.naming("config.train.batch_size"):
+    with naming("config.train.batch_size"):
         order = experiment.order.part(jax.process_index(), jax.process_count())
     if not isinstance(experiment.dataset.train, data.LazyImages):
         yield train_steps(experiment.step, experiment.dataset.train, layout=layout), order

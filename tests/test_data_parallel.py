@@ -66,6 +66,25 @@ def test_chains_and_large_parameters_are_divided(computed):
             assert results["divided"]["divided"] >= 5
 
 
+def test_chains_of_a_report_on_several_devices_are_those_on_one(tmp_path):
+    arrays = []
+    for count in (1, 4):
+        path = tmp_path / f"{count}.npz"
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.report_on_devices", str(path), str(count)],
+            cwd=ROOT,
+            env=on_host_devices(4),
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+        with np.load(path) as stored:
+            arrays.append(dict(stored))
+    for name, expected in arrays[0].items():
+        np.testing.assert_allclose(arrays[1][name], expected, rtol=1e-5, atol=1e-5)
+
+
 # Layouts
 
 

@@ -136,14 +136,13 @@ class DataParallel:
         return jax.make_array_from_process_local_data(sharding, own, shape)
 
     def gather(self, tree: State) -> State:
-        """Returns a tree whole, on the first device of this process."""
-        device = jax.local_devices()[0]
+        """Returns a tree whole, on this process's default device."""
 
         def whole(leaf):
             if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 data = jax.numpy.asarray(gathered(jax.random.key_data(leaf)))
                 return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-            return jax.device_put(gathered(leaf), device)
+            return jax.device_put(gathered(leaf))
 
         return jax.tree.map(whole, tree)
 
