@@ -48,7 +48,8 @@ def soak(
       config: what is trained; as many steps as there is time for.
       workdir: an empty directory.
       seconds: how long, after the warm-up.
-      warm_up: seconds until all is compiled and allocated; a checkpoint has to be made, too.
+      warm_up: seconds from the first call on until all is compiled and allocated, at the least:
+        a checkpoint has to be made, too.
       report_every: seconds between lines on stdout.
       largest_growth: MiB that resident memory may be above that at the end of the warm-up.
       disturb: called with the step after each call, to see that this notices.
@@ -64,15 +65,16 @@ def soak(
 
     jax.monitoring.register_event_duration_secs_listener(count)
     experiment = build(config)
-    begin = time.monotonic()
-    reported = begin
+    begin = reported = 0.0
     warm: tuple[float, float, int] | None = None  # then: the time, memory and compilations
 
     def observe(_, step):
-        nonlocal reported, warm
+        nonlocal begin, reported, warm
         if disturb is not None:
             disturb(step)
         now = time.monotonic()
+        if not begin:  # the compiler's memory is not the training's
+            begin = reported = now
         if warm is None and now - begin >= warm_up and step > config.log.checkpoint_every:
             warm = now, resident(), compilations
             report("warm", step, now)
@@ -127,9 +129,14 @@ def _main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=30.0, help="how long, with the warm-up")
-    parser.add_argument("--warm_up", type=float, default=1.0, help="minutes of it")
+    parser.add_argument("--warm_up", type=float, default=2.0, help="minutes of it")
     parser.add_argument("--config", default="checkerboard_rbm", help="of experiments/configs")
-    parser.add_argument("--largest_growth", type=float, default=16.0, help="MiB")
+    parser.add_argument(
+        "--largest_growth",
+        type=float,
+        default=24.0,
+        help="MiB; orbax keeps about 1 KiB a checkpoint",
+    )
     given = parser.parse_args()
     config = make_config(given.config, TINY)
     with tempfile.TemporaryDirectory() as workdir:
