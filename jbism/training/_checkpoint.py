@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -290,7 +291,11 @@ class Checkpointer:
 
 
 def _reason(error):
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:400]}"
+    """Returns the kind of an error and its message, short of what tensorstore tells of itself."""
+    line = re.split(r" \[(?:tensorstore_spec|source)", (str(error).splitlines() or [""])[0])[0]
+    if len(line) > 400:  # paths come first, and the cause last
+        line = f"{line[:200]} ... {line[-200:]}"
+    return f"{type(error).__name__}: {line}"
 
 
 def _by_path(tree):
