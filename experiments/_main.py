@@ -45,7 +45,7 @@ def run(main: Callable[[], None]) -> None:
 
     def guarded(argv: Sequence[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)
+            logging.set_verbosity(logging.FATAL)  # orbax logs what its errors say anyway
         if len(argv) > 1:
             _fail(f"unexpected argument {argv[1]!r}; options start with --")
         warnings.showwarning = _show_warning

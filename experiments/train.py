@@ -109,6 +109,7 @@ def _train(
     with (
         Checkpointer(workdir / "checkpoints", max_to_keep=config.log.max_checkpoints) as saved,
         _batches(experiment, layout) as (run, order),
+        _main.stoppable() as should_stop,
     ):
         state = saved.restore_intact(start, set_aside=True)
         if state is not None:
@@ -120,7 +121,7 @@ def _train(
         state = start if state is None else state
         while True:
             try:
-                return _fit(experiment, state, run, order, saved, workdir, resumed)
+                return _fit(experiment, state, run, order, saved, workdir, resumed, should_stop)
             except DivergenceError as error:
                 # The start was donated to training; what is read of it here is no array's content.
                 state = rollbacks.recover(error, saved, template=start)
@@ -129,12 +130,10 @@ def _train(
                 _say(f"{error}; rollback {number} of {guard.max_rollbacks}, to step {resumed:,}")
 
 
-def _fit(experiment, state, run, order, saved, workdir, resumed):
+def _fit(experiment, state, run, order, saved, workdir, resumed, should_stop):
     config = experiment.config
-    with contextlib.ExitStack() as stack:
-        writer = None
-        if is_primary():
-            writer = stack.enter_context(MetricsWriter(workdir, resume_step=resumed))
+    writing = MetricsWriter(workdir, resume_step=resumed) if is_primary() else None
+    with writing or contextlib.nullcontext() as writer:
         return fit(
             state,
             run,
@@ -147,7 +146,7 @@ def _fit(experiment, state, run, order, saved, workdir, resumed):
             writer=writer,
             progress=_PROGRESS.value and is_primary(),
             largest_metric=config.guard.largest_metric or None,
-            should_stop=stack.enter_context(_main.stoppable()),
+            should_stop=should_stop,
         )
 
 

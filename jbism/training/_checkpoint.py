@@ -1,11 +1,14 @@
 """Checkpoints that are verified bit for bit before anything is made of them; all use of orbax."""
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import pathlib
+import re
 import warnings
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -133,13 +136,14 @@ class Checkpointer:
             "notes": notes,
             "sha256": _digest(entries, notes, content),
         }
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                leaves=ocp.args.StandardSave({"bytes": content}),
-                manifest=ocp.args.JsonSave(manifest),
-            ),
-        )
+        with self._writing():
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    leaves=ocp.args.StandardSave({"bytes": content}),
+                    manifest=ocp.args.JsonSave(manifest),
+                ),
+            )
         if not saved:
             raise CheckpointError(f"{self.directory}: orbax declined to save step {step}")
 
@@ -151,7 +155,7 @@ class Checkpointer:
         """Returns the steps of all complete checkpoints, in order; ends a pending save."""
 
         def steps():
-            self._manager.wait_until_finished()
+            self._finish()
             return sorted(self._manager.all_steps())
 
         return on_primary(steps)
@@ -237,7 +241,7 @@ class Checkpointer:
             try:
                 entries, notes, stored = self._read(step)
             except Exception as error:  # orbax, tensorstore and json each raise their own kinds
-                return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+                return _reason(error)
             content.append(stored)
             return [entries, notes]
 
@@ -266,12 +270,32 @@ class Checkpointer:
 
     def wait(self) -> None:
         """Returns when a pending save is complete; raises the error it failed with, if any."""
-        on_primary(lambda: self._manager.wait_until_finished())
+        on_primary(self._finish)
+
+    def _finish(self):
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Makes one kind of the errors of orbax and tensorstore, and names the directory."""
+        try:
+            yield
+        except Exception as error:
+            raise OSError(f"{self.directory}: cannot be written: {_reason(error)}") from error
 
     def close(self) -> None:
         """Completes a pending save and releases the background threads."""
         if is_primary():
             self._manager.close()
+
+
+def _reason(error):
+    """Returns the kind of an error and its message, short of what tensorstore tells of itself."""
+    line = re.split(r" \[(?:tensorstore_spec|source)", (str(error).splitlines() or [""])[0])[0]
+    if len(line) > 400:  # paths come first, and the cause last
+        line = f"{line[:200]} ... {line[-200:]}"
+    return f"{type(error).__name__}: {line}"
 
 
 def _by_path(tree):

@@ -169,10 +169,20 @@ def _temporary(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(path.name + ".tmp")
 
 
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """Names the file in errors of writing, which know but its descriptor."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
 def replace_file(path: pathlib.Path, text: str) -> None:
     """Writes a file so that at no time a part of the text is seen under its name."""
-    with _temporary(path).open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(_temporary(path), path)
+    with naming(path):
+        with _temporary(path).open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(_temporary(path), path)

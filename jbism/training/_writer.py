@@ -1,17 +1,23 @@
 """Metrics of a run: one JSON line a record, and the same scalars for TensorBoard."""
 
+import contextlib
 import json
 import math
 import os
 import pathlib
+import socket
+import struct
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-import tensorboardX
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
 
 from jbism import _checks
-from jbism.training._workdir import replace_file
+from jbism.training._workdir import naming, replace_file
 
 
 class MetricsWriter:
@@ -29,6 +35,7 @@ class MetricsWriter:
     Raises:
       ValueError: if ``metrics.jsonl`` holds a line, other than a half-written last one, that is
         not a record.
+      OSError: if a file cannot be written; the message names it.
 
     Example:
       >>> import tempfile
@@ -43,16 +50,16 @@ class MetricsWriter:
         first_step = 0
         if resume_step is not None:
             first_step = _checks.integer("resume_step", resume_step, minimum=0) + 1
-        path = pathlib.Path(workdir) / "metrics.jsonl"
-        if path.exists():
-            replace_file(path, "".join(_lines_before(path, first_step)))
-        self._file = path.open("a", encoding="utf-8")
-        self._events = tensorboardX.SummaryWriter(
-            str(pathlib.Path(workdir) / "tensorboard"),
-            purge_step=first_step,
-            # The writer names files by the second and overwrites one of the same name.
-            filename_suffix=f".{time.time_ns()}",
-        )
+        self._path = pathlib.Path(workdir) / "metrics.jsonl"
+        if self._path.exists():
+            replace_file(self._path, "".join(_lines_before(self._path, first_step)))
+        with naming(self._path):
+            self._file = self._path.open("a", encoding="utf-8")
+        try:
+            self._events = _EventFile(pathlib.Path(workdir) / "tensorboard", first_step)
+        except BaseException:
+            self._file.close()
+            raise
 
     def __enter__(self):
         return self
@@ -87,19 +94,58 @@ class MetricsWriter:
                 raise ValueError(f"metrics[{name!r}] must be finite, got {float(value)}")
             record[name] = float(value)
         pictures = {name: _image(name, value) for name, value in (images or {}).items()}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        for name in metrics:
-            self._events.add_scalar(name, record[name], step, walltime=record["wall_time"])
-        for name, picture in pictures.items():
-            self._events.add_image(
-                name, picture, step, walltime=record["wall_time"], dataformats="HWC"
-            )
+        with naming(self._path):
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        shown = [summary.scalar(name, record[name]) for name in metrics]
+        shown += [summary.image(name, x, dataformats="HWC") for name, x in pictures.items()]
+        for one in shown:
+            self._events.add(record["wall_time"], step, summary=one)
+        self._events.flush()
 
     def close(self) -> None:
-        """Flushes and closes all files."""
+        """Closes all files."""
+        # What is left of a record that could not be written is no loss: the run goes on before it.
+        for close in (self._file.close, self._events.close):
+            with contextlib.suppress(OSError):
+                close()
+
+
+class _EventFile:
+    """Writes TensorBoard events at once.
+
+    The writers of tensorboardX do so in a thread: a disk that is full ends the thread and blocks
+    the training, and a process that is killed loses the events of two minutes.
+    """
+
+    def __init__(self, folder: pathlib.Path, purge_step: int):
+        with naming(folder):
+            folder.mkdir(exist_ok=True)
+            # TensorBoard reads the files in the order of these numbers, and the step from which
+            # it hides former events is to come last, also after the clock was set back.
+            former = [file.name.split(".")[3] for file in folder.glob("events.out.tfevents.*.*")]
+            number = max([int(time.time()), *(int(x) + 1 for x in former if x.isdecimal())])
+        self._path = folder / f"events.out.tfevents.{number:010}.{socket.gethostname()}"
+        with naming(self._path):
+            self._file = self._path.open("xb")
+        now = time.time()
+        self.add(now, 0, file_version="brain.Event:2")
+        self.add(now, purge_step, session_log=SessionLog(status=SessionLog.START))
+        self.flush()
+
+    def add(self, wall_time: float, step: int, **content: Any) -> None:
+        event = Event(wall_time=wall_time, step=step, **content).SerializeToString()
+        length = struct.pack("<Q", len(event))
+        with naming(self._path):
+            for part in (length, event):
+                self._file.write(part + struct.pack("<I", masked_crc32c(part)))
+
+    def flush(self) -> None:
+        with naming(self._path):
+            self._file.flush()
+
+    def close(self) -> None:
         self._file.close()
-        self._events.close()
 
 
 def _lines_before(path: pathlib.Path, first_step: int) -> list[str]:
