@@ -137,6 +137,16 @@ def all_cases() -> dict[str, Case]:
         ),
         _deep("deep32_mdsm_fisher_n0", published_ms=1_600.0),
         _deep("deep32_vages_mdsm_fisher_l2", num_particles=2, published_ms=2_900.0),
+        _deep("deep32_small_mdsm_fisher_n0", channels=16, blocks=1, features=(16, 32, 64)),
+        _deep(
+            "deep32_cifar10_mdsm_fisher_n0",  # too slow for a CPU
+            image_channels=3,
+            channels=128,
+            blocks=3,
+            objective=losses.MDSM(0.05, 1.2, 0.1, spacing="linear"),
+            batch_size=100,
+            unroll_lower=False,
+        ),
     ]
     return {case.name: case for case in cases}
 
@@ -183,19 +193,34 @@ def build_rbm(
     return step, _state(energy, posterior, data[0], num_hidden), data
 
 
-def _deep(name, *, published_ms, num_particles=None):
+def _deep(
+    name,
+    *,
+    published_ms=None,
+    num_particles=None,
+    image_channels=1,
+    channels=64,
+    blocks=2,
+    features=(64, 128, 256),
+    objective=None,
+    batch_size=16,
+    unroll_lower=True,
+):
     def build():
         # The published networks; a lone step has no loops, where XLA's own convolutions are fast.
         energy = energies.DeepEBLVM(
             num_latents=50,
             trunk=networks.ResidualConvNet(
-                channels=64, blocks_per_level=2, variant="published", implementation="lax"
+                channels=channels,
+                blocks_per_level=blocks,
+                variant="published",
+                implementation="lax",
             ),
-            num_features=4_096,
+            num_features=64 * channels,
             coupling_bias=True,
         )
         encoder = networks.ConvEncoder(
-            (64, 128, 256), activation=nn.leaky_relu, strides=(2, 2, 2), implementation="lax"
+            features, activation=nn.leaky_relu, strides=(2, 2, 2), implementation="lax"
         )
         posterior = posteriors.Gaussian(num_latents=50, trunk=encoder)
         step = _step(
@@ -203,14 +228,14 @@ def _deep(name, *, published_ms, num_particles=None):
             posterior,
             num_particles=num_particles,
             hypergradient=None,
-            objective=losses.MDSM(0.1, 3.0, 0.1, spacing="geometric"),
+            objective=objective or losses.MDSM(0.1, 3.0, 0.1, spacing="geometric"),
             divergence=divergences.Fisher(),
-            unroll_lower=True,
+            unroll_lower=unroll_lower,
         )
-        data = jax.random.uniform(jax.random.key(0), (64, 32, 32, 1))
+        data = jax.random.uniform(jax.random.key(0), (64, 32, 32, image_channels))
         return step, _state(energy, posterior, data[0], 50), data
 
-    return Case(name, build, batch_size=16, steps_per_call=1, published_ms=published_ms)
+    return Case(name, build, batch_size, steps_per_call=1, published_ms=published_ms)
 
 
 def _step(energy, posterior, *, num_particles, hypergradient, **options):

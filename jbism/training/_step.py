@@ -1,6 +1,7 @@
 """From losses and optimizers to a function that advances a `TrainState`."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import jax
@@ -144,7 +145,7 @@ def chained_step(
 
 def train_steps(
     step: Step, data: ArrayLike | None = None, *, layout: DataParallel | None = None
-) -> Callable[[TrainState, ArrayLike], tuple[TrainState, Metrics]]:
+) -> "_Run":
     """Compiles many steps into one program.
 
     Args:
@@ -161,7 +162,8 @@ def train_steps(
       [num_steps, batch], or ``run(state, batches)`` with ``batches`` [num_steps, batch, *event],
       and metrics stacked to [num_steps]. The buffers of the state passed in are
       donated: use the one returned. One step alone, [1, batch], runs outside of any loop, where
-      XLA's CPU backend has its fast convolutions.
+      XLA's CPU backend has its fast convolutions. ``run.lower(state, indices)`` is `jax.jit`'s, to
+      look into the program.
 
     Raises:
       ValueError: if data has no leading axis or is empty.
@@ -190,10 +192,25 @@ def train_steps(
             return state, jax.tree.map(lambda x: x[None], metrics)
         return jax.lax.scan(one, state, taken)
 
-    compiled = jax.jit(run, donate_argnums=0)
-    if layout is None:
-        return lambda state, taken: compiled(state, taken, examples)
-    return lambda state, taken: compiled(state, layout.batches(np.asarray(taken)), examples)
+    return _Run(jax.jit(run, donate_argnums=0), layout, examples)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """Many steps as one program, which puts what it is given where its layout says."""
+
+    program: Any
+    layout: DataParallel | None
+    examples: Any
+
+    def __call__(self, state: TrainState, taken: ArrayLike) -> tuple[TrainState, Metrics]:
+        return self.program(state, self._placed(taken), self.examples)
+
+    def lower(self, state: TrainState, taken: ArrayLike) -> jax.stages.Lowered:
+        return self.program.lower(state, self._placed(taken), self.examples)
+
+    def _placed(self, taken):
+        return taken if self.layout is None else self.layout.batches(np.asarray(taken))
 
 
 def _spread(layout, step, state, v):
