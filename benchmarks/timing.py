@@ -1,9 +1,10 @@
 """Measuring compiled programs, and the machine's own rate of matrix products beside them."""
 
+import contextlib
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ class Program:
     compile_seconds: float
     temp_bytes: int | None  # scratch of the compiled program, beside arguments and results
     peak_bytes: int | None  # arguments, results and scratch, where the backend reports it
+    flops: float | None = None  # as XLA counts them, loop bodies once
+    bytes_accessed: float | None = None  # likewise
 
 
 def compile_program(function: Callable, carry: Any, *constants: Any, num_steps: int) -> Program:
@@ -32,7 +35,7 @@ def compile_program(function: Callable, carry: Any, *constants: Any, num_steps: 
     traced = time.perf_counter()
     compiled = lowered.compile()
     done = time.perf_counter()
-    memory = compiled.memory_analysis()
+    memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or {}
     return Program(
         run=lambda carry: compiled(carry, *constants)[0],
         num_steps=num_steps,
@@ -40,7 +43,34 @@ def compile_program(function: Callable, carry: Any, *constants: Any, num_steps: 
         compile_seconds=done - traced,
         temp_bytes=getattr(memory, "temp_size_in_bytes", None),
         peak_bytes=getattr(memory, "peak_memory_in_bytes", None),
+        flops=costs.get("flops"),
+        bytes_accessed=costs.get("bytes accessed"),
     )
+
+
+@contextlib.contextmanager
+def counting_compilations() -> Iterator[list[float]]:
+    """Yields a list that grows by the seconds of each compilation by XLA while the context lasts.
+
+    Example:
+      >>> import jax
+      >>> with counting_compilations() as seconds:
+      ...     x = jax.jit(lambda x: 3 * x)(1.0)
+      >>> len(seconds)
+      1
+    """
+    seconds: list[float] = []
+    active = [True]
+
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if active and event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seconds
+    finally:
+        active.clear()  # public API has no way to take a listener back
 
 
 @dataclass(frozen=True)
