@@ -5,7 +5,7 @@
 
 FLOPs of matrix products come from the jaxpr, the rest from XLA: FLOPs and bytes as its cost
 analysis has them (loop bodies once), scratch memory, and how many programs two calls compile. They
-are the same on every machine of a kind with the same jax, so a slower program shows as a difference.
+are the same on every machine of a kind with the same jax: a slower program shows as a difference.
 The file has an entry for each backend and version of jax it was made with.
 """
 

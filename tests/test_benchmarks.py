@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import cases, flops, step_time, timing
+from benchmarks import budget, cases, flops, step_time, timing
 from jbism import divergences, losses
 from jbism.hypergradients import Unroll
 from jbism.training import train_steps
+from tests.processes import ROOT
 
 
 def _shape(*dims):
@@ -212,3 +213,37 @@ def test_repeats_below_one_are_refused(capsys):
     with pytest.raises(SystemExit):
         step_time.main(["--repeats=0"])
     assert "--repeats must be at least 1" in capsys.readouterr().err
+
+
+# The budget
+
+
+def test_a_cost_above_the_budget_is_worse_and_below_it_better():
+    stored = {"a": {"matmul_flops": 100.0, "temp_bytes": 1000.0, "compilations": 1.0}}
+    same = {"a": {"matmul_flops": 100.0, "temp_bytes": 1019.0, "compilations": 1.0}}
+    assert budget.compare(same, stored) == ([], [])
+    more = {"a": {"matmul_flops": 101.0, "temp_bytes": 1021.0, "compilations": 2.0}}
+    worse, better = budget.compare(more, stored)
+    assert len(worse) == 3
+    assert not better
+    worse, better = budget.compare(stored, more)
+    assert not worse
+    assert len(better) == 3
+    assert budget.compare({"b": {"matmul_flops": 1.0}}, stored)[0] == [
+        "b: matmul_flops None -> 1.0"
+    ]
+
+
+def test_ten_programs_cost_what_the_budget_says():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.budget"],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    if done.returncode == 2:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith(f"0 better (cpu, jax {jax.__version__})\n"), done.stdout
