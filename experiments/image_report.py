@@ -42,6 +42,8 @@ def arrays(samples: Samples) -> dict[str, np.ndarray]:
         found["interpolation_ends"] = samples.interpolations.ends
         found["interpolation_weights"] = samples.interpolations.weights
         found["interpolations"] = samples.interpolations.images
+        if samples.interpolations.start_noise is not None:
+            found["interpolation_start_noise"] = np.array(samples.interpolations.start_noise)
     if samples.inpaintings is not None:
         masks = samples.inpaintings.masks
         found["inpainting_originals"] = samples.inpaintings.originals
@@ -71,7 +73,10 @@ def _frames(dataset, frames: Frames):
 
 def _interpolations(dataset, interpolations: Interpolations):
     titles = [f"{weight:.0%} of b" for weight in interpolations.weights]
-    titles[0], titles[-1] = "h of a", "h of b"
+    noise = interpolations.start_noise
+    for end, image in ((0, "a"), (-1, "b")):
+        start = "" if noise is None else f" from {image} + {noise:.2g} noise"
+        titles[end] = f"h of {image}{start}"
     between = {title: dataset.images(interpolations.images[:, i]) for i, title in enumerate(titles)}
     first, second = (dataset.images(interpolations.ends[:, i]) for i in range(2))
     return {"image a": first, **between, "image b": second}

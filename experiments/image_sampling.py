@@ -20,6 +20,8 @@ class Interpolations(NamedTuple):
     ends: np.ndarray  # [row, 2, *event], the test images
     weights: np.ndarray  # [point], from 0 to 1, of the second image's latent
     images: np.ndarray  # [row, point, *event]
+    start_noise: float | None = None  # of scale that, on the line between the two images, v
+    # starts; None: v knows of them by h alone
 
 
 class Inpaintings(NamedTuple):
@@ -42,13 +44,14 @@ class Traversals(NamedTuple):
 def interpolate(
     experiment: Experiment,
     infer: Callable,
-    decode: Callable[[jax.Array], jax.Array],
+    decode: Callable[[jax.Array, jax.Array], jax.Array],
     section: ConfigDict,
 ) -> Interpolations | None:
     """Decodes latents between the means of q of pairs of test images.
 
-    ``decode`` makes images [n, *event] of latents [n, L]. There are as many rows as the section
-    says and the test set has pairs; None without any.
+    ``decode`` makes images [n, *event] of latents [n, L] and the images on the same lines
+    [n, *event]. There are as many rows as the section says and the test set has pairs; None
+    without any.
     """
     test = jnp.asarray(experiment.dataset.examples("test", slice(2 * section.num_rows)))
     num_rows, event = min(section.num_rows, len(test) // 2), test.shape[1:]
@@ -57,11 +60,13 @@ def interpolate(
     ends = test[: 2 * num_rows].reshape(num_rows, 2, *event)
     latents = jax.vmap(jax.vmap(lambda v: infer(v).mean))(ends)
     weights = jnp.linspace(0.0, 1.0, section.num_points)
-    h = jax.vmap(
-        lambda pair: jax.vmap(lambda weight: (1 - weight) * pair[0] + weight * pair[1])(weights)
-    )(latents)
-    v = decode(h.reshape(num_rows * section.num_points, -1))
-    images = v.reshape(num_rows, section.num_points, *event)
+
+    def line(pairs):
+        at = jax.vmap(lambda pair, w: (1 - w) * pair[0] + w * pair[1], (None, 0))
+        between = jax.vmap(at, (0, None))(pairs, weights)
+        return between.reshape(-1, *between.shape[2:])
+
+    images = decode(line(latents), line(ends)).reshape(num_rows, section.num_points, *event)
     return Interpolations(np.asarray(ends), np.asarray(weights), np.asarray(images))
 
 
@@ -70,20 +75,26 @@ def interpolate_by_chains(
 ) -> Interpolations | None:
     """Interpolates by samples v given h.
 
-    As samples are drawn, over the whole schedule from noise, but all chains start at one noise
-    and are driven by one: only h makes them differ.
+    All chains are driven by one noise, which they start from too, and annealed as samples are:
+    only h makes them differ. With a start temperature T they start at the images on the line
+    between the two, plus that noise times σ₀√T, and are annealed from T on: MDSM makes ∇E/T the
+    score of data under such noise. Then the images differ by their start as well.
     """
     key_start, key_chain = jax.random.split(key)
-
-    def decode(h):
-        event = experiment.dataset.event_shape
-        start = jnp.broadcast_to(0.5 + jax.random.normal(key_start, event), (len(h), *event))
-        return chains.visible(
-            key_chain, start, h, chains.schedule, "interpolation", shared_noise=True
-        )
-
     section = experiment.config.sampling.langevin.interpolation
-    return interpolate(experiment, infer, decode, section)
+    temperature = section.start_temperature
+    noise, temperatures = None, chains.schedule
+    if temperature != -1:
+        noise = float(experiment.config.objective.mdsm.sigma0 * np.sqrt(temperature))
+        temperatures = temperatures[temperatures <= temperature]
+
+    def decode(h, between):
+        mean, scale = (jnp.full_like(between, 0.5), 1.0) if noise is None else (between, noise)
+        start = mean + scale * jax.random.normal(key_start, between.shape[1:])[None]
+        return chains.visible(key_chain, start, h, temperatures, "interpolation", shared_noise=True)
+
+    found = interpolate(experiment, infer, decode, section)
+    return found and found._replace(start_noise=noise)
 
 
 def traverse(

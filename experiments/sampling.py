@@ -131,7 +131,7 @@ def _generator(experiment, theta, phi, key, num_samples, pictures):
     interpolations = traversals = None
     if pictures:
         interpolations = image_sampling.interpolate(
-            experiment, infer, decode, section.interpolation
+            experiment, infer, lambda h, _: decode(h), section.interpolation
         )
     if pictures and section.traversal.num_rows > 0:
         traversals = image_sampling.traverse(experiment, infer, decode, section.traversal)

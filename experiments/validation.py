@@ -97,7 +97,7 @@ def validate(config: ConfigDict) -> None:
             _check_optimizer(config[name], f"config.{name}")
         _check_parts(config)
         _check_method(config)
-        _check_sampling(config.sampling)
+        _check_sampling(config)
         _check_evaluation(config.evaluation)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
@@ -296,7 +296,8 @@ def _check_generative(config):
         )
 
 
-def _check_sampling(section):
+def _check_sampling(config):
+    section = config.sampling
     _checks.integer("config.sampling.num_samples", section.num_samples, minimum=1)
     _checks.integer("config.sampling.gibbs.num_steps", section.gibbs.num_steps, minimum=1)
     langevin = section.langevin
@@ -325,6 +326,20 @@ def _check_sampling(section):
             annealed_steps=langevin.annealed_steps,
             cool_steps=langevin.cool_steps,
             hot=langevin.hot,
+        )
+    path = "config.sampling.langevin.interpolation.start_temperature"
+    start = langevin.interpolation.start_temperature
+    if start == -1:
+        return
+    if _checks.positive(path, start) > langevin.hot:
+        raise ValueError(
+            f"{path} must be -1 or at most config.sampling.langevin.hot, {langevin.hot}, got "
+            f"{start}"
+        )
+    if section.name == "langevin" and trained_objective(config) != "mdsm":
+        raise ValueError(
+            f"{path} must be -1 without config.objective.name = 'mdsm', which alone says how much "
+            f"noise a temperature stands for, got {start}"
         )
 
 

@@ -893,6 +893,17 @@ REFUSED = {
         {"sampling.langevin.reconstruction_steps": 0},
         "config.sampling.langevin.reconstruction_steps must be",
     ),
+    **{
+        f"sampling.langevin.interpolation.start_temperature = {value}": (
+            DEEP | {"sampling.langevin.interpolation.start_temperature": value},
+            f"config.sampling.langevin.interpolation.start_temperature must be {expected}",
+        )
+        for value, expected in (
+            (0.0, "a number > 0, got 0.0"),
+            (101.0, "-1 or at most config.sampling.langevin.hot, 100.0, got 101.0"),
+            (25.0, "-1 without config.objective.name = 'mdsm'"),
+        )
+    },
     "evaluation.ais_chains": (
         {"evaluation.ais_chains": 1},
         "config.evaluation.ais_chains must be an integer >= 2",

@@ -21,7 +21,8 @@ from tests.configs import TINY_DEEP, make_config
 KEY = jax.random.key(0)
 SMALL = TINY_DEEP | {
     "sampling.langevin.frames": {"num_chains": 2, "num_stages": 3},
-    "sampling.langevin.interpolation": {"num_rows": 2, "num_points": 3},
+    "sampling.langevin.interpolation.num_rows": 2,
+    "sampling.langevin.interpolation.num_points": 3,
     "sampling.langevin.inpainting": {"num_rows": 2, "num_draws": 2},
 }
 
@@ -120,6 +121,35 @@ def test_interpolations_differ_by_their_latents_alone(experiment, theta, chains)
         h = ((1 - weight) * a + weight * b)[None]
         v = denoised(experiment, theta, run(key_chain, theta, start, h, chains.schedule), h)
         oracles.assert_close(image, v[0], rtol=1e-4, atol=1e-5)
+
+
+def test_interpolations_from_noised_images_are_annealed_from_their_temperature(experiment):
+    """σ₀√T of noise on the line between the images, then the schedule from T on."""
+    config = experiment.config.copy_and_resolve_references()
+    config.sampling.langevin.interpolation.start_temperature = 25.0
+    experiment = replace(experiment, config=config)
+    assert config.objective.mdsm.sigma0 == 0.1
+    seen = {}
+
+    class Chains:
+        schedule = jnp.array([100.0, 26.0, 25.0, 1.0, 0.0])
+
+        def visible(self, key, v, h, temperatures, title, *, shared_noise):
+            seen.update(v=v, h=h, temperatures=temperatures, shared=shared_noise)
+            return v
+
+    def infer(v):
+        return SimpleNamespace(mean=v.ravel()[10:14])
+
+    result = image_sampling.interpolate_by_chains(experiment, infer, Chains(), KEY)
+    test = np.asarray(experiment.dataset.test[:4]).reshape(2, 2, 8, 8, 1)
+    line = np.stack([test[:, 0], test.mean(1), test[:, 1]], 1).reshape(6, 8, 8, 1)
+    noise = jax.random.normal(jax.random.split(KEY)[0], (8, 8, 1))
+    assert result.start_noise == pytest.approx(0.5)
+    oracles.assert_close(seen["v"], line + 0.5 * np.asarray(noise), rtol=1e-6, atol=1e-6)
+    oracles.assert_close(seen["h"], line.reshape(6, -1)[:, 10:14], rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(seen["temperatures"], [25.0, 1.0, 0.0])
+    assert seen["shared"]
 
 
 def test_reconstructions_are_draws_given_the_mean_of_q(experiment, theta, chains):
@@ -272,6 +302,16 @@ def test_pictures_show_what_was_drawn_under_its_name(experiment):
         "interpolations.png": ["image a", "h of a", "50% of b", "h of b", "image b"],
         "inpaintings.png": ["original", "missing", "draw 1", "draw 2"],
     }
+    noised = sampling.Samples({}, interpolations=interpolations._replace(start_noise=0.5))
+    assert image_report.arrays(noised)["interpolation_start_noise"] == 0.5
+    figure = image_report.draw(experiment.dataset, noised)["interpolations.png"]
+    assert [text.get_text().replace("\n", " ") for text in figure.texts] == [
+        "image a",
+        "h of a from a + 0.5 noise",
+        "50% of b",
+        "h of b from b + 0.5 noise",
+        "image b",
+    ]
     original, missing, *_ = (
         np.asarray(axes.images[0].get_array()) for axes in figures["inpaintings.png"].axes
     )

@@ -272,7 +272,9 @@ def get_config() -> ConfigDict:
                     # Of images only; 0 chains or rows for no picture. At most num_samples chains,
                     # and as many rows as there are (pairs of) test images.
                     "frames": {"num_chains": 6, "num_stages": 10},
-                    "interpolation": {"num_rows": 6, "num_points": 8},
+                    # Interpolations start from the images on the line between two, with noise of
+                    # scale sigma0 * sqrt(start_temperature); -1, as published: from noise alone.
+                    "interpolation": {"num_rows": 6, "num_points": 8, "start_temperature": -1.0},
                     "inpainting": {"num_rows": 4, "num_draws": 5},
                 },
             },
