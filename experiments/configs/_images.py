@@ -69,4 +69,6 @@ def deep_eblvm(
         config.sampling.langevin.hot_steps = 200
         config.sampling.langevin.annealed_steps = 1_000
         config.sampling.langevin.reconstruction_steps = 300
+        # h says little of v yet: the line between two images under noise of scale 0.5.
+        config.sampling.langevin.interpolation.start_temperature = 25.0
     return config
