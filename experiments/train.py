@@ -156,7 +156,9 @@ def _report(experiment: Experiment, state: TrainState, workdir: pathlib.Path) ->
     key_samples, key_evaluation = jax.random.split(experiment.report_key)
     theta = experiment.evaluated_theta(state)
     kept: dict[str, Any] = {"progress": _PROGRESS.value}
-    with ChainStore(workdir, "train") as kept["store"]:
+    # A store's checkpoints would call the other processes, which draw nothing.
+    alone = jax.process_count() == 1
+    with ChainStore(workdir if alone else None, "train") as kept["store"]:
         figures = report.write_samples(experiment, state, workdir, key=key_samples, **kept)
         figures = (
             evaluation.evaluate(experiment, theta, state.phi, key_evaluation, **kept) | figures
