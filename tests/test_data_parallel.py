@@ -27,17 +27,23 @@ def on_host_devices(count):
     return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
 
 
-@pytest.fixture(scope="module")
-def computed():
+def run(line, *, devices, timeout):
+    """Runs a command on so many host devices; returns the completed process."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.data_parallel_cases"],
+        line,
         cwd=ROOT,
-        env=on_host_devices(8),
+        env=on_host_devices(devices),
         capture_output=True,
         text=True,
-        timeout=1800,
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def computed():
+    done = run([sys.executable, "-m", "tests.data_parallel_cases"], devices=8, timeout=1800)
     return json.loads(done.stdout)
 
 
@@ -70,15 +76,11 @@ def test_chains_of_a_report_on_several_devices_are_those_on_one(tmp_path):
     arrays = []
     for count in (1, 4):
         path = tmp_path / f"{count}.npz"
-        done = subprocess.run(
+        run(
             [sys.executable, "-m", "tests.report_on_devices", str(path), str(count)],
-            cwd=ROOT,
-            env=on_host_devices(4),
-            capture_output=True,
-            text=True,
+            devices=4,
             timeout=600,
         )
-        assert done.returncode == 0, done.stderr
         with np.load(path) as stored:
             arrays.append(dict(stored))
     for name, expected in arrays[0].items():
@@ -144,9 +146,9 @@ def test_a_layout_of_one_device_changes_nothing():
     finals = []
     for given in (None, layout):
         state = make_state() if given is None else given.place(make_state())
-        run = train_steps(step, data, layout=given)
+        take = train_steps(step, data, layout=given)
         for i in range(3):
-            state, _ = run(state, order.indices(2 * i, 2))
+            state, _ = take(state, order.indices(2 * i, 2))
         finals.append(np.asarray(state.theta["w"]))
     np.testing.assert_array_equal(*finals)
     gathered = layout.gather(state)
@@ -180,19 +182,11 @@ def command(workdir, num_steps, **flags):
 
 
 def train_alone(workdir, num_steps):
-    done = subprocess.run(
-        command(workdir, num_steps),
-        cwd=ROOT,
-        env=on_host_devices(2),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run(command(workdir, num_steps), devices=2, timeout=300)
     return done.stdout
 
 
-def train_by_two(workdir, num_steps, **more):
+def train_by_two(workdir, num_steps):
     """Two processes with a device each; returns their exit codes, outputs and errors."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -205,7 +199,6 @@ def train_by_two(workdir, num_steps, **more):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            **more,
         )
         for i in range(2)
     ]
