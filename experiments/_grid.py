@@ -1,16 +1,17 @@
 """What binaries over a grid share: each cell is computed once, stored, and found on resumption."""
 
+import contextlib
 import json
 import pathlib
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from jbism.training import open_workdir
+from jbism.training import lock_workdir, open_workdir
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the results; made if absent.", required=True
@@ -67,19 +68,23 @@ def unreadable(path: pathlib.Path, reason: object) -> ValueError:
     )
 
 
-def open_grid(config: dict[str, Any], *, outputs: Sequence[str], may_differ: Sequence[str]) -> Grid:
-    """Opens the work directory that the flags name for a grid of these settings.
+@contextlib.contextmanager
+def open_grid(
+    config: dict[str, Any], *, outputs: Sequence[str], may_differ: Sequence[str]
+) -> Iterator[Grid]:
+    """Opens the work directory that the flags name for a grid of these settings, and holds it.
 
     Args:
       config: the settings, JSON values.
       outputs: names of what will be written beside the cells and ``table.json``.
       may_differ: settings that select cells, and may change on resumption.
     """
-    workdir = open_workdir(
-        _WORKDIR.value,
-        config,
-        overwrite=_OVERWRITE.value,
-        may_differ=may_differ,
-        outputs=("cells", "table.json", *outputs),
-    )
-    return Grid(workdir)
+    with lock_workdir(_WORKDIR.value):
+        workdir = open_workdir(
+            _WORKDIR.value,
+            config,
+            overwrite=_OVERWRITE.value,
+            may_differ=may_differ,
+            outputs=("cells", "table.json", *outputs),
+        )
+        yield Grid(workdir)

@@ -52,23 +52,33 @@ def run(main: Callable[[], None]) -> None:
         signal.signal(signal.SIGTERM, _terminate)
         try:
             main()
-        except StoppedError as error:
-            _fail(f"{error}; the same command goes on from there", code=STOPPED)
+        except StoppedError as error:  # in all processes
+            print(f"{error}; the same command goes on from there", file=sys.stderr)
+            sys.exit(STOPPED)
         except _Terminated:
-            _fail("stopped by SIGTERM; the same command goes on from what is saved", code=STOPPED)
+            print(
+                "stopped by SIGTERM; the same command goes on from what is saved", file=sys.stderr
+            )
+            _leave(STOPPED)
         except KeyboardInterrupt:
             _fail("interrupted; the same command resumes from the latest checkpoint, if any")
         except _EXPECTED as error:
             if _TRACEBACK.value:
                 traceback.print_exc()
             _fail(str(error))
+        except Exception:
+            if not jax.distributed.is_initialized():
+                raise
+            traceback.print_exc()
+            _leave(1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the exit may wait for other processes
 
     app.run(guarded, flags_parser=_parse_flags)
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Yields whether SIGINT or SIGTERM came; a second one has its usual effect at once.
+    """Yields whether SIGINT or SIGTERM came; a second signal has its usual effect at once.
 
     Raised just anywhere, an interrupt may leave the queues of the event writer in a state in which
     closing them never returns.
@@ -77,7 +87,8 @@ def stoppable() -> Iterator[Callable[[], bool]]:
 
     def receive(number, frame):  # noqa: ARG001
         received.append(number)
-        signal.signal(number, former[number])
+        for each, handler in former.items():
+            signal.signal(each, handler)
 
     former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in former:
@@ -116,11 +127,15 @@ def _parse_flags(argv):
         _fail(f"--config: {type(error).__name__}: {reason}")
 
 
-def _fail(message, code=1):
-    words = message.split() if code == STOPPED else ["error:", *message.split()]
-    print(*words, file=sys.stderr)
-    if code != STOPPED and jax.distributed.is_initialized():
-        # One that fails alone must not wait at the exit for the others, which wait for it.
+def _fail(message):
+    print("error:", *message.split(), file=sys.stderr)
+    _leave(1)
+
+
+def _leave(code):
+    """Exits; of several processes one must not wait at its exit for those that wait for it."""
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

@@ -41,4 +41,5 @@ def join() -> None:
     try:
         jax.distributed.initialize(**given, shutdown_timeout_seconds=_REPORT_SECONDS)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"--distributed: {error}") from error
+        flag = "--distributed" if missing else "--coordinator_address"
+        raise ValueError(f"{flag}: {error}") from error

@@ -82,41 +82,41 @@ def _compare():
         "num_validations": _NUM_VALIDATIONS.value,
         "model": json.loads(config.to_json()),
     }
-    grid = _grid.open_grid(
+    with _grid.open_grid(
         settings,
         outputs=("table.md", "curves.png", "densities.png", "samples.png"),
         may_differ=("methods", "model.data.dir", "model.log"),
-    )
-    # Methods of earlier commands stay in the table.
-    names = [name for name in METHODS if name in names or grid.has(name)]
-    rows: list[dict[str, Any]] = []
-    pictures: dict[str, dict[str, np.ndarray]] = {}
-    runs = f"{_SEEDS.value} seed" + "s" * (_SEEDS.value > 1)
-    runs += f" at {len(points)} points" * bool(_GRID.value)
-    programs = len(split_static(points))
-    with tqdm(
-        total=len(names) * programs * config.train.num_steps,
-        unit="step",
-        disable=not _grid.PROGRESS.value,
-    ) as bar:
-        for i, name in enumerate(names):
-            bar.set_description(f"{name}, {runs}")
-            arrays = grid.workdir / "cells" / f"{name}.npz"
-            cell = grid.cell(name, partial(_run_cell, config, name, points, arrays, bar.update))
-            bar.update((i + 1) * programs * config.train.num_steps - bar.n)
-            if len(cell.get("points", [])) != len(points):
-                raise _grid.unreadable(arrays.with_suffix(".json"), "not a cell of this grid")
-            rows += compare_report.rows(name, points, cell["points"])
-            pictures |= _pictures(arrays, [row["method"] for row in rows[-len(points) :]])
-    grid.write_table({"config": settings, "rows": rows})
-    text = compare_report.markdown(rows)
-    (grid.workdir / "table.md").write_text(text + "\n")
-    title = f"{config.name}, {config.train.num_steps:,} steps, {runs}"
-    plotting.save(compare_report.draw_curves(rows, title=title), grid.workdir / "curves.png")
-    for name, figure in compare_report.draw_samples(pictures, title=title).items():
-        plotting.save(figure, grid.workdir / name)
-    print(f"{title}: test log-likelihood, nats ({rows[0]['log_likelihood_method']})\n\n{text}")
-    print(f"\nThe pictures, the table and all figures are in {grid.workdir}")
+    ) as grid:
+        # Methods of earlier commands stay in the table.
+        names = [name for name in METHODS if name in names or grid.has(name)]
+        rows: list[dict[str, Any]] = []
+        pictures: dict[str, dict[str, np.ndarray]] = {}
+        runs = f"{_SEEDS.value} seed" + "s" * (_SEEDS.value > 1)
+        runs += f" at {len(points)} points" * bool(_GRID.value)
+        programs = len(split_static(points))
+        with tqdm(
+            total=len(names) * programs * config.train.num_steps,
+            unit="step",
+            disable=not _grid.PROGRESS.value,
+        ) as bar:
+            for i, name in enumerate(names):
+                bar.set_description(f"{name}, {runs}")
+                arrays = grid.workdir / "cells" / f"{name}.npz"
+                cell = grid.cell(name, partial(_run_cell, config, name, points, arrays, bar.update))
+                bar.update((i + 1) * programs * config.train.num_steps - bar.n)
+                if len(cell.get("points", [])) != len(points):
+                    raise _grid.unreadable(arrays.with_suffix(".json"), "not a cell of this grid")
+                rows += compare_report.rows(name, points, cell["points"])
+                pictures |= _pictures(arrays, [row["method"] for row in rows[-len(points) :]])
+        grid.write_table({"config": settings, "rows": rows})
+        text = compare_report.markdown(rows)
+        (grid.workdir / "table.md").write_text(text + "\n")
+        title = f"{config.name}, {config.train.num_steps:,} steps, {runs}"
+        plotting.save(compare_report.draw_curves(rows, title=title), grid.workdir / "curves.png")
+        for name, figure in compare_report.draw_samples(pictures, title=title).items():
+            plotting.save(figure, grid.workdir / name)
+        print(f"{title}: test log-likelihood, nats ({rows[0]['log_likelihood_method']})\n\n{text}")
+        print(f"\nThe pictures, the table and all figures are in {grid.workdir}")
 
 
 def _run_cell(config, name, points, arrays_path, advanced):

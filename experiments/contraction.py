@@ -50,10 +50,10 @@ def main() -> None:
     with jax.enable_x64(True):
         problem = Problem(config)
         rates = [problem.step_size(share) for share in config["shares"]]
-        grid = _grid.open_grid(config, outputs=("contraction.png",), may_differ=())
-        table = _measure(problem, rates, config)
-    grid.write_table(table)
-    plotting.save(contraction_report.draw(table), grid.workdir / "contraction.png")
+        with _grid.open_grid(config, outputs=("contraction.png",), may_differ=()) as grid:
+            table = _measure(problem, rates, config)
+            grid.write_table(table)
+            plotting.save(contraction_report.draw(table), grid.workdir / "contraction.png")
     print(contraction_report.markdown(table))
     print(f"\nThe picture and the table are in {grid.workdir}")
 

@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from experiments.validation import naming
+from experiments.validation import ConfigError, naming
 from jbism.training import DataParallel, make_mesh
 
 
@@ -15,11 +15,16 @@ def build_layout(config: ConfigDict) -> DataParallel | None:
     """Returns how training is laid out over devices; None for one device of a lone process.
 
     Raises:
-      ConfigError: if there are not so many devices.
+      ConfigError: if there are not so many devices, or one is to divide parameters.
       ValueError: if they do not divide the batch or the persistent chains.
     """
     section = config.mesh
     if section.data == 1 and jax.process_count() == 1:
+        if section.shard_parameters_from:
+            raise ConfigError(
+                "config.mesh.shard_parameters_from divides parameters among devices, and "
+                "config.mesh.data is 1"
+            )
         return None
     with naming("config.mesh.data"):
         mesh = make_mesh(None if section.data == -1 else section.data)

@@ -23,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 from experiments import _main
 from experiments._table import markdown_table
 from jbism import energies, estimators, likelihood, losses, metrics, plotting, posteriors
-from jbism.training import open_workdir
+from jbism.training import lock_workdir, open_workdir
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the results; made if absent.", required=True
@@ -47,7 +47,11 @@ def main() -> None:
     config = {flag.name: flag.value for flag in _SETTINGS}
     if not math.isfinite(config["scale"]):
         raise ValueError(f"--scale must be a number > 0, got {config['scale']}")
-    workdir = open_workdir(_WORKDIR.value, config, overwrite=_OVERWRITE.value)
+    with lock_workdir(_WORKDIR.value):
+        _write(config, open_workdir(_WORKDIR.value, config, overwrite=_OVERWRITE.value))
+
+
+def _write(config, workdir):
     # The bias at the smallest divergences is below single precision.
     with jax.enable_x64(True):
         rows = {name: np.asarray(x) for name, x in _measure(config).items()}

@@ -30,7 +30,7 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     theta = experiment.evaluated_theta(state)
     key_evaluation, key_samples = jax.random.split(jax.random.key(_SEED.value))
-    with ChainStore(out.parent, out.stem) as store:
+    with ChainStore(out.parent, f"evaluate-{out.stem}") as store:
         kept: dict[str, Any] = {"store": store, "progress": _PROGRESS.value}
         figures = evaluation.evaluate(experiment, theta, state.phi, key_evaluation, **kept)
         originals, reconstructions = sampling.reconstruct(

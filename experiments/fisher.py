@@ -76,18 +76,18 @@ _SETTINGS = (
 
 def main() -> None:
     config = check_settings({flag.name: flag.value for flag in _SETTINGS})
-    grid = _grid.open_grid(config, outputs=("fisher.png",), may_differ=("deltas", "scores"))
-    cells = [
-        grid.cell(f"{score}_{delta}", partial(_run_cell, config, score, delta))
-        for score in config["scores"]
-        for delta in config["deltas"]
-    ]
-    rows = [fisher_report.row(cell) for cell in cells]
-    grid.write_table({"config": config, "rows": rows})
-    title = f"GRBM {config['dim']}/{config['dim']}, {config['num_steps']:,} critic steps"
-    plotting.save(fisher_report.draw(cells, title=title), grid.workdir / "fisher.png")
-    print(fisher_report.markdown(rows))
-    print(f"\nThe picture, the table and all curves are in {grid.workdir}")
+    with _grid.open_grid(config, outputs=("fisher.png",), may_differ=("deltas", "scores")) as grid:
+        cells = [
+            grid.cell(f"{score}_{delta}", partial(_run_cell, config, score, delta))
+            for score in config["scores"]
+            for delta in config["deltas"]
+        ]
+        rows = [fisher_report.row(cell) for cell in cells]
+        grid.write_table({"config": config, "rows": rows})
+        title = f"GRBM {config['dim']}/{config['dim']}, {config['num_steps']:,} critic steps"
+        plotting.save(fisher_report.draw(cells, title=title), grid.workdir / "fisher.png")
+        print(fisher_report.markdown(rows))
+        print(f"\nThe picture, the table and all curves are in {grid.workdir}")
 
 
 def _run_cell(config, score_name, delta):

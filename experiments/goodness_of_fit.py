@@ -60,23 +60,23 @@ _CHUNK = 10  # repetitions between two ticks of the progress bar
 
 def main() -> None:
     config = check_settings({flag.name: flag.value for flag in _SETTINGS})
-    grid = _grid.open_grid(config, outputs=("power.png",), may_differ=("deltas",))
-    key_theta, key_fit, key_tests = jax.random.split(jax.random.key(config["seed"]), 3)
-    rbm, theta = null_model(key_theta, config)
-    phi, posterior_kl = fit_posterior(key_fit, rbm, theta, config)
-    print(f"KL of the fitted posterior: {posterior_kl:.3g} nats", flush=True)
-    tests = jax.jit(partial(run_tests, rbm, theta, phi, config))
-    results = {}
-    for delta in (0.0, *config["deltas"]):
-        num = config["power_repetitions" if delta else "repetitions"]
-        keys = jax.random.split(key_tests, num)
-        run = partial(_run_cell, partial(tests, delta), keys, delta, config["num_bootstrap"])
-        results[delta] = grid.cell(f"delta_{delta}", run)
-    table = summarize(results, alpha=config["alpha"]) | {"posterior_kl": posterior_kl}
-    grid.write_table(table)
-    plotting.save(draw(table), grid.workdir / "power.png")
-    print(markdown(table))
-    print(f"\nThe picture, the table and all p-values are in {grid.workdir}")
+    with _grid.open_grid(config, outputs=("power.png",), may_differ=("deltas",)) as grid:
+        key_theta, key_fit, key_tests = jax.random.split(jax.random.key(config["seed"]), 3)
+        rbm, theta = null_model(key_theta, config)
+        phi, posterior_kl = fit_posterior(key_fit, rbm, theta, config)
+        print(f"KL of the fitted posterior: {posterior_kl:.3g} nats", flush=True)
+        tests = jax.jit(partial(run_tests, rbm, theta, phi, config))
+        results = {}
+        for delta in (0.0, *config["deltas"]):
+            num = config["power_repetitions" if delta else "repetitions"]
+            keys = jax.random.split(key_tests, num)
+            run = partial(_run_cell, partial(tests, delta), keys, delta, config["num_bootstrap"])
+            results[delta] = grid.cell(f"delta_{delta}", run)
+        table = summarize(results, alpha=config["alpha"]) | {"posterior_kl": posterior_kl}
+        grid.write_table(table)
+        plotting.save(draw(table), grid.workdir / "power.png")
+        print(markdown(table))
+        print(f"\nThe picture, the table and all p-values are in {grid.workdir}")
 
 
 def _run_cell(tests, keys, delta, num_bootstrap):

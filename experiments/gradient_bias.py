@@ -72,36 +72,36 @@ STRATEGIES = ("FirstOrder", "Unroll, live", "Unroll, SGD", "Neumann", "ImplicitC
 
 def main() -> None:
     config = _settings()
-    grid = _grid.open_grid(
+    with _grid.open_grid(
         config, outputs=("bias.png",), may_differ=("lower_steps", "virtual_steps", "data.dir")
-    )
-    problem = _Problem(config)
-    cells = []
-    counts = [(name, n) for name in STRATEGIES for n in config["virtual_steps"]]
-    counts = [(name, n) for name, n in counts if name != "FirstOrder" or n == counts[0][1]]
-    with tqdm(
-        total=len(config["lower_steps"]) * len(counts), disable=not _grid.PROGRESS.value
-    ) as bar:
-        for k in config["lower_steps"]:
-            start = problem.descend(k)
-            for name, n in counts:
-                bar.set_description(f"K = {k}, {name}, N = {n}")
-                label = name.lower().replace(", ", "_")
-                cell = partial(problem.measure, k, start, name, n)
-                cells.append(grid.cell(f"k{k}_{label}_n{n}", cell))
-                bar.update()
-    table = {
-        "reference_residual": problem.reference_residual,
-        "sgd_rate": problem.sgd_rate,
-        "rows": cells,
-    }
-    grid.write_table(table)
-    title = f"{config['model']['name']}, θ after {config['warmup_steps']:,} steps"
-    if problem.reference_residual is not None:
-        title += f"; the reference's residual {problem.reference_residual:.2g}"
-    plotting.save(gradient_bias_report.draw(cells, title=title), grid.workdir / "bias.png")
-    print(f"{title}\n\n{gradient_bias_report.markdown(cells)}")
-    print(f"\nThe picture and the table are in {grid.workdir}")
+    ) as grid:
+        problem = _Problem(config)
+        cells = []
+        counts = [(name, n) for name in STRATEGIES for n in config["virtual_steps"]]
+        counts = [(name, n) for name, n in counts if name != "FirstOrder" or n == counts[0][1]]
+        with tqdm(
+            total=len(config["lower_steps"]) * len(counts), disable=not _grid.PROGRESS.value
+        ) as bar:
+            for k in config["lower_steps"]:
+                start = problem.descend(k)
+                for name, n in counts:
+                    bar.set_description(f"K = {k}, {name}, N = {n}")
+                    label = name.lower().replace(", ", "_")
+                    cell = partial(problem.measure, k, start, name, n)
+                    cells.append(grid.cell(f"k{k}_{label}_n{n}", cell))
+                    bar.update()
+        table = {
+            "reference_residual": problem.reference_residual,
+            "sgd_rate": problem.sgd_rate,
+            "rows": cells,
+        }
+        grid.write_table(table)
+        title = f"{config['model']['name']}, θ after {config['warmup_steps']:,} steps"
+        if problem.reference_residual is not None:
+            title += f"; the reference's residual {problem.reference_residual:.2g}"
+        plotting.save(gradient_bias_report.draw(cells, title=title), grid.workdir / "bias.png")
+        print(f"{title}\n\n{gradient_bias_report.markdown(cells)}")
+        print(f"\nThe picture and the table are in {grid.workdir}")
 
 
 def _settings():

@@ -34,7 +34,7 @@ from experiments.image_evaluation import Model
 from experiments.restore import restore
 from experiments.resumable import FOLDER, ChainStore
 from jbism import plotting
-from jbism.training import open_workdir
+from jbism.training import lock_workdir, open_workdir
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Work directory written by experiments.train.", required=True
@@ -103,22 +103,24 @@ def main() -> None:
         "samples_sha256": None if samples is None else _digest(samples),
         "other_images_sha256": {name: _digest({name: v}) for name, v in others.items()},
     }
-    out = open_workdir(
-        _OUT.value or run / "judge",
-        config,
-        overwrite=_OVERWRITE.value,
-        may_differ=("run.data.dir", "run.log"),
-        outputs=_OUTPUTS,
-    )
-    model = Model(experiment, experiment.evaluated_theta(state), state.phi)
-    figures = {
-        "model": experiment.config.name,
-        "step": int(state.step),
-        "parameters": "moving average" if experiment.config.evaluation.use_ema else "last",
-        "data": experiment.dataset.name,
-        **_judge(model, own, samples, others, out),
-    }
-    _write(out / "image_evaluation.json", figures)
+    out = pathlib.Path(_OUT.value or run / "judge").absolute()
+    with lock_workdir(out):
+        open_workdir(
+            out,
+            config,
+            overwrite=_OVERWRITE.value,
+            may_differ=("run.data.dir", "run.log"),
+            outputs=_OUTPUTS,
+        )
+        model = Model(experiment, experiment.evaluated_theta(state), state.phi)
+        figures = {
+            "model": experiment.config.name,
+            "step": int(state.step),
+            "parameters": "moving average" if experiment.config.evaluation.use_ema else "last",
+            "data": experiment.dataset.name,
+            **_judge(model, own, samples, others, out),
+        }
+        _write(out / "image_evaluation.json", figures)
     print(judge_report.text(figures))
     print(f"\nFigures and pictures are in {out}")
 

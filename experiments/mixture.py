@@ -59,32 +59,34 @@ _SETTINGS = (
 
 def main() -> None:
     config = check_settings({flag.name: flag.value for flag in _SETTINGS})
-    grid = _grid.open_grid(
+    with _grid.open_grid(
         config, outputs=("table.md", "densities.png", "curves.png"), may_differ=("methods",)
-    )
-    # Methods of earlier commands stay in the table.
-    names = [name for name in METHODS if name in config["methods"] or grid.has(slug(name))]
-    study = Study(config)
-    cells: dict[str, dict[str, Any]] = {}
-    arrays: dict[str, dict[str, np.ndarray]] = {}
-    with tqdm(
-        total=len(names) * config["num_steps"], unit="step", disable=not _grid.PROGRESS.value
-    ) as bar:
-        for i, name in enumerate(names):
-            bar.set_description(name)
-            path = grid.workdir / "cells" / f"{slug(name)}.npz"
-            cells[name] = grid.cell(slug(name), partial(_run_cell, study, name, path, bar.update))
-            bar.update((i + 1) * config["num_steps"] - bar.n)
-            arrays[name] = _grid.load_arrays(path)
-    rows = mixture_report.summarize(cells)
-    grid.write_table({"config": config, "rows": rows})
-    text = mixture_report.markdown(rows)
-    (grid.workdir / "table.md").write_text(text + "\n")
-    figure = mixture_report.draw_densities(arrays, data=_data(study), bounds=study.ring.bounds)
-    plotting.save(figure, grid.workdir / "densities.png")
-    plotting.save(mixture_report.draw_curves(cells), grid.workdir / "curves.png")
-    print(text)
-    print(f"\nThe pictures, the table and all figures are in {grid.workdir}")
+    ) as grid:
+        # Methods of earlier commands stay in the table.
+        names = [name for name in METHODS if name in config["methods"] or grid.has(slug(name))]
+        study = Study(config)
+        cells: dict[str, dict[str, Any]] = {}
+        arrays: dict[str, dict[str, np.ndarray]] = {}
+        with tqdm(
+            total=len(names) * config["num_steps"], unit="step", disable=not _grid.PROGRESS.value
+        ) as bar:
+            for i, name in enumerate(names):
+                bar.set_description(name)
+                path = grid.workdir / "cells" / f"{slug(name)}.npz"
+                cells[name] = grid.cell(
+                    slug(name), partial(_run_cell, study, name, path, bar.update)
+                )
+                bar.update((i + 1) * config["num_steps"] - bar.n)
+                arrays[name] = _grid.load_arrays(path)
+        rows = mixture_report.summarize(cells)
+        grid.write_table({"config": config, "rows": rows})
+        text = mixture_report.markdown(rows)
+        (grid.workdir / "table.md").write_text(text + "\n")
+        figure = mixture_report.draw_densities(arrays, data=_data(study), bounds=study.ring.bounds)
+        plotting.save(figure, grid.workdir / "densities.png")
+        plotting.save(mixture_report.draw_curves(cells), grid.workdir / "curves.png")
+        print(text)
+        print(f"\nThe pictures, the table and all figures are in {grid.workdir}")
 
 
 def _run_cell(study, name, path, advanced):

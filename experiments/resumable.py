@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from jbism.training import Checkpointer, CheckpointError
+from jbism.training import Checkpointer, CheckpointError, lock_workdir
 
 FOLDER = "chains"  # in the work directory
 SAVE_EVERY = 60.0  # seconds of work that a kill may cost
@@ -32,20 +32,31 @@ class ChainStore:
     """The chains of one report, kept in ``workdir/chains/name`` until it is complete.
 
     Used as a context, which ends as the report is complete: the folder is then removed. An
-    error or a kill leaves it to the next call. Without a work directory nothing is kept.
+    error or a kill leaves it to the next call. Without a work directory nothing is kept. Of several
+    processes the one that draws the report keeps its chains.
+
+    Raises:
+      WorkdirError: as a context, if another process is at a report of this name.
     """
 
     def __init__(self, workdir: pathlib.Path | None = None, name: str = "report"):
         self._folder = None if workdir is None else workdir / FOLDER / name
 
     def __enter__(self):
+        self._held = contextlib.ExitStack()
+        if self._folder is not None:
+            self._held.enter_context(lock_workdir(self._folder))
         return self
 
     def __exit__(self, kind, error, traceback):
-        if kind is None and self._folder is not None and self._folder.is_dir():
-            shutil.rmtree(self._folder)
-            if not any(self._folder.parent.iterdir()):  # there may be chains of other reports
-                self._folder.parent.rmdir()
+        with self._held:
+            if self._folder is None:
+                return
+            if kind is None:
+                shutil.rmtree(self._folder)
+            for folder in (self._folder, self._folder.parent):
+                with contextlib.suppress(OSError):  # not empty, or not there
+                    folder.rmdir()
 
     def run(
         self,
@@ -97,7 +108,7 @@ def _open(folder, x, title, num_steps):
     for other in folder.parent.iterdir():
         if other != folder:
             shutil.rmtree(other)
-    saved = Checkpointer(folder, max_to_keep=1, async_save=False)
+    saved = Checkpointer(folder, max_to_keep=1, async_save=False, shared=False)
     if saved.latest_step() is None:
         return saved, 0, x
     try:
@@ -106,7 +117,7 @@ def _open(folder, x, title, num_steps):
         print(f"{title}: starting anew, for what was kept is damaged: {error}", flush=True)
         saved.close()
         shutil.rmtree(folder)
-        return Checkpointer(folder, max_to_keep=1, async_save=False), 0, x
+        return Checkpointer(folder, max_to_keep=1, async_save=False, shared=False), 0, x
     print(f"{title}: resuming from step {kept.step:,} of {num_steps:,}", flush=True)
     return saved, int(kept.step), kept.x
 

@@ -90,44 +90,46 @@ def main() -> None:
     if unknown or not settings["variants"]:
         raise ValueError(f"variants must be of all, {', '.join(VARIANTS)}, got {unknown or 'none'}")
     rates = [_rate(text) for text in settings["rates"]]
-    grid = _grid.open_grid(
+    with _grid.open_grid(
         settings | {"run": json.loads(config.to_json())},
         outputs=("table.md", "samples.png", "classifier.npz"),
         may_differ=("variants", "rates", "run.data.dir"),
-    )
-    chosen: Collection[str] = VARIANTS if "all" in settings["variants"] else settings["variants"]
-    stored = {path.stem for path in grid.workdir.glob("cells/*.json")}
-    everywhere = sorted({*rates, *(float(name.split(" at ")[1]) for name in stored)})
-    cells = [
-        (name, rate)
-        for name in VARIANTS
-        for rate in everywhere
-        if (name in chosen and rate in rates) or _slug(name, rate) in stored
-    ]
-    rows: list[dict[str, Any]] = []
-    panels: dict[str, np.ndarray] = {}
-    with tqdm(
-        total=len(cells) * settings["num_steps"], unit="step", disable=not _grid.PROGRESS.value
-    ) as bar:
-        for i, (name, rate) in enumerate(cells):
-            bar.set_description(_slug(name, rate))
-            path = grid.workdir / "cells" / f"{_slug(name, rate)}.npz"
-            own = variant(config, name, rate, settings["num_steps"])
-            compute = partial(_run_cell, own, settings, grid.workdir, path, bar.update)
-            row = {"variant": name, "rate": rate}
-            rows.append(row | grid.cell(_slug(name, rate), compute))
-            bar.update((i + 1) * settings["num_steps"] - bar.n)
-            images = _grid.load_arrays(path)["images"]
-            if len(images):
-                panels[_slug(name, rate)] = images
-    grid.write_table({"config": settings, "rows": rows})
-    text = _markdown(rows)
-    (grid.workdir / "table.md").write_text(text + "\n")
-    if panels:
-        figure = plotting.image_panels(panels, columns=8, per_row=len(everywhere))
-        plotting.save(figure, grid.workdir / "samples.png")
-    print(text)
-    print(f"\nThe table, the samples and all figures are in {grid.workdir}")
+    ) as grid:
+        chosen: Collection[str] = (
+            VARIANTS if "all" in settings["variants"] else settings["variants"]
+        )
+        stored = {path.stem for path in grid.workdir.glob("cells/*.json")}
+        everywhere = sorted({*rates, *(float(name.split(" at ")[1]) for name in stored)})
+        cells = [
+            (name, rate)
+            for name in VARIANTS
+            for rate in everywhere
+            if (name in chosen and rate in rates) or _slug(name, rate) in stored
+        ]
+        rows: list[dict[str, Any]] = []
+        panels: dict[str, np.ndarray] = {}
+        with tqdm(
+            total=len(cells) * settings["num_steps"], unit="step", disable=not _grid.PROGRESS.value
+        ) as bar:
+            for i, (name, rate) in enumerate(cells):
+                bar.set_description(_slug(name, rate))
+                path = grid.workdir / "cells" / f"{_slug(name, rate)}.npz"
+                own = variant(config, name, rate, settings["num_steps"])
+                compute = partial(_run_cell, own, settings, grid.workdir, path, bar.update)
+                row = {"variant": name, "rate": rate}
+                rows.append(row | grid.cell(_slug(name, rate), compute))
+                bar.update((i + 1) * settings["num_steps"] - bar.n)
+                images = _grid.load_arrays(path)["images"]
+                if len(images):
+                    panels[_slug(name, rate)] = images
+        grid.write_table({"config": settings, "rows": rows})
+        text = _markdown(rows)
+        (grid.workdir / "table.md").write_text(text + "\n")
+        if panels:
+            figure = plotting.image_panels(panels, columns=8, per_row=len(everywhere))
+            plotting.save(figure, grid.workdir / "samples.png")
+        print(text)
+        print(f"\nThe table, the samples and all figures are in {grid.workdir}")
 
 
 def _rate(text):

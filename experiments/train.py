@@ -32,8 +32,10 @@ from jbism.training import (
     DivergenceError,
     MetricsWriter,
     Rollbacks,
+    StoppedError,
     TrainState,
     WorkdirError,
+    any_process,
     fit,
     is_primary,
     lock_workdir,
@@ -113,24 +115,31 @@ def _train(
     ):
         state = saved.restore_intact(start, set_aside=True)
         if state is not None:
-            state = rollbacks.applied(state)
+            state = rollbacks.applied(state, saved)
             _say(f"resuming from step {int(state.step):,} of {config.train.num_steps:,}")
         elif guard.max_rollbacks > 0:
             saved.save(start)
         resumed = None if state is None else int(state.step)
         state = start if state is None else state
         while True:
+            notes = rollbacks.notes()
             try:
-                return _fit(experiment, state, run, order, saved, workdir, resumed, should_stop)
+                state = _fit(
+                    experiment, state, run, order, saved, workdir, resumed, should_stop, notes
+                )
+                break
             except DivergenceError as error:
                 # The start was donated to training; what is read of it here is no array's content.
                 state = rollbacks.recover(error, saved, template=start)
                 resumed = int(state.step)
                 number = len(rollbacks.records())
                 _say(f"{error}; rollback {number} of {guard.max_rollbacks}, to step {resumed:,}")
+        if any_process(should_stop()):  # too late for training, and none may leave alone
+            raise StoppedError(int(state.step), saved=True)
+    return state
 
 
-def _fit(experiment, state, run, order, saved, workdir, resumed, should_stop):
+def _fit(experiment, state, run, order, saved, workdir, resumed, should_stop, notes):
     config = experiment.config
     writing = MetricsWriter(workdir, resume_step=resumed) if is_primary() else None
     with writing or contextlib.nullcontext() as writer:
@@ -147,6 +156,7 @@ def _fit(experiment, state, run, order, saved, workdir, resumed, should_stop):
             progress=_PROGRESS.value and is_primary(),
             largest_metric=config.guard.largest_metric or None,
             should_stop=should_stop,
+            notes=notes,
         )
 
 
@@ -156,9 +166,7 @@ def _report(experiment: Experiment, state: TrainState, workdir: pathlib.Path) ->
     key_samples, key_evaluation = jax.random.split(experiment.report_key)
     theta = experiment.evaluated_theta(state)
     kept: dict[str, Any] = {"progress": _PROGRESS.value}
-    # A store's checkpoints would call the other processes, which draw nothing.
-    alone = jax.process_count() == 1
-    with ChainStore(workdir if alone else None, "train") as kept["store"]:
+    with ChainStore(workdir, "train") as kept["store"]:
         figures = report.write_samples(experiment, state, workdir, key=key_samples, **kept)
         figures = (
             evaluation.evaluate(experiment, theta, state.phi, key_evaluation, **kept) | figures
@@ -178,13 +186,14 @@ def _say(message):
 def _batches(experiment, layout):
     """Yields the compiled steps, and what they are given: rows of data, or decoded batches.
 
-    Of several processes each gives its part.
+    Of several processes each decodes its part.
     """
+    if not isinstance(experiment.dataset.train, data.LazyImages):
+        run = train_steps(experiment.step, experiment.dataset.train, layout=layout)
+        yield run, experiment.order
+        return
     with naming("config.train.batch_size"):
         order = experiment.order.part(jax.process_index(), jax.process_count())
-    if not isinstance(experiment.dataset.train, data.LazyImages):
-        yield train_steps(experiment.step, experiment.dataset.train, layout=layout), order
-        return
     with data.BatchLoader(experiment.dataset.train, order) as loader:
         yield (
             train_steps(experiment.step, layout=layout),

@@ -15,7 +15,7 @@ import pytest
 from experiments import evaluation, image_evaluation, report, resumable, sampling
 from experiments.builders import build
 from experiments.resumable import ChainStore
-from jbism.training import Checkpointer, open_workdir
+from jbism.training import Checkpointer, WorkdirError, open_workdir
 from tests.configs import TINY, TINY_DEEP, make_config
 from tests.processes import ROOT
 
@@ -144,6 +144,13 @@ def test_the_folder_goes_with_the_report_and_stays_with_an_error(tmp_path, piece
     assert not folder.exists()
     with ChainStore():
         pass
+
+
+def test_one_process_at_a_time_makes_a_report(tmp_path):
+    with ChainStore(tmp_path, "one"), ChainStore(tmp_path, "other"):
+        with pytest.raises(WorkdirError, match="chains/one: in use by another run"):
+            ChainStore(tmp_path, "one").__enter__()
+        assert {path.name for path in (tmp_path / "chains").iterdir()} == {"one", "other"}
 
 
 def test_states_are_kept_by_the_clock_and_at_the_end(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from jbism.training._contrastive import contrastive_step
 from jbism.training._data_parallel import DataParallel, make_mesh
 from jbism.training._loop import DivergenceError, StoppedError, fit
 from jbism.training._methods import bism_step, marginal_step, vages_step
-from jbism.training._processes import ProcessError, is_primary, on_primary
+from jbism.training._processes import ProcessError, any_process, is_primary, on_primary
 from jbism.training._rollbacks import Rollbacks, with_adjustable_rate
 from jbism.training._state import TrainState, create_state
 from jbism.training._step import bilevel_step, train_steps
@@ -30,6 +30,7 @@ __all__ = [
     "StoppedError",
     "TrainState",
     "WorkdirError",
+    "any_process",
     "bidvl_step",
     "bilevel_step",
     "bism_step",

@@ -50,12 +50,14 @@ class Checkpointer:
 
     A leaf sharded over devices is gathered, and restored to wherever the template's is, so a
     checkpoint does not know how many devices wrote it. Of several processes each calls every
-    method, in the same order; the first alone reads and writes.
+    method but ``close``, in the same order; the first alone reads and writes.
 
     Args:
       directory: where the checkpoints lie, one subdirectory a step; created if absent.
       max_to_keep: how many of the latest checkpoints to keep; None keeps all.
       async_save: write in the background; the state is copied to the host first.
+      shared: of several processes, whether all take part; False for what one of them keeps for
+        itself.
 
     Raises:
       ValueError: if ``max_to_keep`` is below 1.
@@ -79,12 +81,18 @@ class Checkpointer:
         *,
         max_to_keep: int | None = 3,
         async_save: bool = True,
+        shared: bool = True,
     ):
         if max_to_keep is not None:
             _checks.integer("max_to_keep", max_to_keep, minimum=1)
         self.directory = pathlib.Path(directory).absolute()
         self._notes: dict[int, dict[str, Any]] = {}  # of checkpoints read so far
-        on_primary(lambda: self._open(max_to_keep, async_save))
+        self._shared = shared and jax.process_count() > 1
+        self._writer = 0 if shared else jax.process_index()
+        self._by_writer(lambda: self._open(max_to_keep, async_save))
+
+    def _by_writer(self, function):
+        return on_primary(function) if self._shared else function()
 
     def _open(self, max_to_keep, async_save):
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -95,7 +103,9 @@ class Checkpointer:
                 max_to_keep=max_to_keep,
                 enable_async_checkpointing=async_save,
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
-                    primary_host=0, active_processes={0}, barrier_sync_key_prefix="jbism"
+                    primary_host=self._writer,
+                    active_processes={self._writer},
+                    barrier_sync_key_prefix="jbism",
                 ),
             ),
         )
@@ -123,7 +133,7 @@ class Checkpointer:
         """
         step = int(state.step)
         entries, content = _pack(state)
-        on_primary(lambda: self._write(step, entries, content, notes or {}))
+        self._by_writer(lambda: self._write(step, entries, content, notes or {}))
 
     def _write(self, step, entries, content, notes):
         latest = self._manager.latest_step()
@@ -158,7 +168,7 @@ class Checkpointer:
             self._finish()
             return sorted(self._manager.all_steps())
 
-        return on_primary(steps)
+        return self._by_writer(steps)
 
     def notes(self, step: int) -> dict[str, Any]:
         """Returns what `save` was given beside the state of ``step``.
@@ -186,6 +196,7 @@ class Checkpointer:
           DamagedCheckpointError: if any part of it is missing or damaged.
           CheckpointError: if there is no such checkpoint, or if a leaf's path, shape or dtype
             differs from the template's.
+          OSError: if it cannot be read for a reason that says nothing of its content.
         """
         if step is None:
             step = self.latest_step()
@@ -217,7 +228,7 @@ class Checkpointer:
             for _, reason in damaged:
                 warnings.warn(f"{reason}; going on from step {step}", stacklevel=2)
             if damaged and set_aside:
-                on_primary(lambda: self._set_aside([step for step, _ in damaged]))
+                self._by_writer(lambda: self._set_aside([step for step, _ in damaged]))
             return state
         if damaged:
             raise CheckpointError(f"no checkpoint is intact; the latest: {damaged[0][1]}")
@@ -241,16 +252,20 @@ class Checkpointer:
             try:
                 entries, notes, stored = self._read(step)
             except Exception as error:  # orbax, tensorstore and json each raise their own kinds
+                if not _tells_damage(error):
+                    raise OSError(
+                        f"{self.directory / str(step)}: cannot be read: {_reason(error)}"
+                    ) from error
                 return _reason(error)
             content.append(stored)
             return [entries, notes]
 
-        found = on_primary(read)
+        found = self._by_writer(read)
         if isinstance(found, str):
             raise DamagedCheckpointError(
                 f"{self.directory / str(step)}: missing or damaged part: {found}"
             )
-        if jax.process_count() > 1:
+        if self._shared:
             stored = broadcast(content[0].tobytes() if is_primary() else b"")
             content = [np.frombuffer(stored, np.uint8)]
         entries, self._notes[step] = found
@@ -270,7 +285,7 @@ class Checkpointer:
 
     def wait(self) -> None:
         """Returns when a pending save is complete; raises the error it failed with, if any."""
-        on_primary(self._finish)
+        self._by_writer(self._finish)
 
     def _finish(self):
         with self._writing():
@@ -286,8 +301,16 @@ class Checkpointer:
 
     def close(self) -> None:
         """Completes a pending save and releases the background threads."""
-        if is_primary():
+        if jax.process_index() == self._writer:
             self._manager.close()
+
+
+def _tells_damage(error: Exception) -> bool:
+    """Whether an error of reading tells of what is stored, rather than of the attempt."""
+    if isinstance(error, OSError):
+        return isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError))
+    passing = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+    return not isinstance(error, MemoryError) and not str(error).startswith(passing)
 
 
 def _reason(error):

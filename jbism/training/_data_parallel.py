@@ -58,8 +58,8 @@ class DataParallel:
       mesh: with an axis ``data``, such as `make_mesh` returns.
       shard_parameters_from: divide a parameter, its moments in the optimizer and its moving average
         along their longest axis that the devices divide, if it has at least so many entries; each
-        device then holds its part, and gathers the rest where it is used. None keeps a
-        copy on every device.
+        device then holds its part, and gathers parameters for a step. None keeps a copy on every
+        device.
 
     Raises:
       TypeError: if mesh is no Mesh.
@@ -134,6 +134,15 @@ class DataParallel:
         shape = (own.shape[0], own.shape[1] * count, *own.shape[2:])
         sharding = NamedSharding(self.mesh, PartitionSpec(None, _DATA))
         return jax.make_array_from_process_local_data(sharding, own, shape)
+
+    def own(self, batches: np.ndarray) -> np.ndarray:
+        """Returns this process's part of [steps, batch, ...], as `batches` takes it.
+
+        Raises:
+          ValueError: if the devices do not divide the batch.
+        """
+        self.check_divides("batch", batches.shape[1])
+        return np.split(batches, jax.process_count(), axis=1)[jax.process_index()]
 
     def gather(self, tree: State) -> State:
         """Returns a tree whole, on this process's default device."""

@@ -1,6 +1,6 @@
 """The training loop: chunks of steps, with metrics, checkpoints and a guard against divergence."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -83,6 +83,7 @@ def fit(
     callbacks: Sequence[tuple[int, Callable[[State, int], None]]] = (),
     largest_metric: float | None = None,
     should_stop: Callable[[], bool] | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> State:
     """Trains from ``state.step`` to ``num_steps``.
 
@@ -116,6 +117,7 @@ def fit(
       largest_metric: magnitude beyond which a metric of a step counts as diverged; None for any.
       should_stop: asked after each call, when all that is due is done; at True in any process a
         checkpoint is saved, and `StoppedError` raised.
+      notes: JSON values kept beside each checkpoint (`Checkpointer.notes`).
 
     Returns:
       The state at ``num_steps``.
@@ -163,6 +165,7 @@ def fit(
     if checkpointer is not None and saved == step:
         unlogged = [_from_note(x) for x in checkpointer.notes(step).get(_UNLOGGED, [])]
     chunks = _chunks(order, step, num_steps, steps_per_call)
+    agreed = True  # whether all processes end here for the same reason
     try:
         chunk = next(chunks, None)
         while chunk is not None:
@@ -188,15 +191,20 @@ def fit(
             stops = should_stop is not None and any_process(should_stop())
             due = stops or (checkpoint_every is not None and step % checkpoint_every == 0)
             if checkpointer is not None and due and step < num_steps:
-                notes = {_UNLOGGED: [_to_note(x) for x in unlogged]} if unlogged else None
-                checkpointer.save(state, notes=notes)
+                held = {_UNLOGGED: [_to_note(x) for x in unlogged]} if unlogged else {}
+                checkpointer.save(state, notes={**(notes or {}), **held})
             if stops and step < num_steps:
                 raise StoppedError(step, checkpointer is not None)
         if checkpointer is not None and saved != num_steps:
-            checkpointer.save(state)
+            checkpointer.save(state, notes=dict(notes or {}))
+    except (DivergenceError, StoppedError):
+        raise
+    except BaseException:
+        agreed = jax.process_count() == 1
+        raise
     finally:
         bar.close()
-        if checkpointer is not None:
+        if checkpointer is not None and agreed:
             checkpointer.wait()
     return state
 

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+_PIECE = 2**26  # bytes broadcast at once
+
 
 class ProcessError(RuntimeError):
     """Another process of the run failed at something that it does for all."""
@@ -50,15 +52,21 @@ def broadcast(content: bytes) -> bytes:
     """Returns the bytes that the process that writes has, in every process."""
     if jax.process_count() == 1:
         return content
-    size = int(multihost_utils.broadcast_one_to_all(np.int64(len(content))))
-    sent = np.zeros(size, np.uint8)
-    if is_primary():
-        sent = np.frombuffer(content, np.uint8)
-    return np.asarray(multihost_utils.broadcast_one_to_all(sent), np.uint8).tobytes()
+    # Without x64 an integer has 32 bits, and a piece is on every device at once.
+    high, low = multihost_utils.broadcast_one_to_all(
+        np.array(divmod(len(content), 2**32), np.uint32)
+    )
+    size, own = int(high) * 2**32 + int(low), np.frombuffer(content, np.uint8)
+    pieces = []
+    for start in range(0, size, _PIECE):
+        end = min(start + _PIECE, size)
+        piece = own[start:end] if is_primary() else np.zeros(end - start, np.uint8)
+        pieces.append(np.asarray(multihost_utils.broadcast_one_to_all(piece), np.uint8).tobytes())
+    return b"".join(pieces)
 
 
 def any_process(flag: bool) -> bool:
-    """Returns whether the flag is set in any process."""
+    """Returns whether the flag is set in any process. Every process has to call this."""
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))

@@ -19,6 +19,7 @@ from jbism.training._workdir import replace_file
 
 FILE = "rollbacks.jsonl"
 _RATE_SCALE = "rate_scale"
+_NOTE = "rollbacks"
 
 
 def with_adjustable_rate(
@@ -54,7 +55,7 @@ class Rollbacks:
     be lowered too. Each rollback is a line of ``rollbacks.jsonl``: ``number``, the ``step`` and
     ``quantity`` that diverged, its ``value`` as a string, ``to_step`` and ``wall_time``. A run that
     is killed after a rollback and before its next checkpoint applies it again when it resumes, so
-    that it equals one that was not.
+    that it equals one that was not: a checkpoint has a note of how many rollbacks came before it.
 
     Args:
       workdir: the run's directory.
@@ -98,12 +99,15 @@ class Rollbacks:
 
         return on_primary(read)
 
-    def applied(self, state: TrainState) -> TrainState:
-        """Returns a checkpoint's state, changed by the rollbacks to it."""
-        step = int(state.step)
-        for record in self.records():
-            if record["to_step"] == step:
-                state = self._changed(state, record["number"])
+    def notes(self) -> dict[str, int]:
+        """Returns what a checkpoint saved now has to note (``notes`` of `fit`)."""
+        return {_NOTE: len(self.records())}
+
+    def applied(self, state: TrainState, checkpointer: Checkpointer) -> TrainState:
+        """Returns the state of a checkpoint changed by the rollbacks since."""
+        before = checkpointer.notes(int(state.step)).get(_NOTE, 0)
+        for record in self.records()[before:]:
+            state = self._changed(state, record["number"])
         return state
 
     def recover(
@@ -138,7 +142,7 @@ class Rollbacks:
         }
         text = "".join(json.dumps(line) + "\n" for line in [*former, record])
         on_primary(lambda: replace_file(pathlib.Path(self.workdir) / FILE, text))
-        return self.applied(state)
+        return self.applied(state, checkpointer)
 
     def _changed(self, state, number):
         state = replace(state, key=jax.random.fold_in(state.key, number))

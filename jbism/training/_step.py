@@ -1,7 +1,7 @@
 """From losses and optimizers to a function that advances a `TrainState`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import jax
@@ -153,9 +153,9 @@ def train_steps(
       data: the training set, [n, *event], which then stays on the device; floating, or uint8, kept
         so and turned into floats in [0, 1] batch by batch (`jbism.data.to_unit`). None if calls
         bring their batches, such as those of a `jbism.data.BatchLoader`.
-      layout: the devices that share the work; the state has to lie as its ``place`` puts it, and of
-        several processes each gives its part of the indices or batches (`BatchOrder.part`) and has
-        all of the data. None for one device.
+      layout: the devices that share the work; the state has to lie as its ``place`` puts it. Of
+        several processes each has all of the data and gives all of the indices, or gives its part
+        of the batches (`BatchOrder.part`). None for one device.
 
     Returns:
       ``run(state, indices) -> (state, metrics)`` with the rows of each step's batch in ``indices``
@@ -210,15 +210,20 @@ class _Run:
         return self.program.lower(state, self._placed(taken), self.examples)
 
     def _placed(self, taken):
-        return taken if self.layout is None else self.layout.batches(np.asarray(taken))
+        if self.layout is None:
+            return taken
+        taken = np.asarray(taken)
+        return self.layout.batches(taken if self.examples is None else self.layout.own(taken))
 
 
 def _spread(layout, step, state, v):
     """Takes a step whose inputs and results lie as the layout says."""
     constrain = jax.lax.with_sharding_constraint
-    shardings = layout.shardings(state)
-    state, metrics = step(state, constrain(v, layout.leading()))
-    return constrain(state, shardings), constrain(metrics, layout.replicated())
+    shardings, everywhere = layout.shardings(state), layout.replicated()
+    # Gathered once: left to itself, XLA would divide activations by features as parameters are.
+    whole = constrain({"theta": state.theta, "phi": state.phi}, everywhere)
+    state, metrics = step(replace(state, **whole), constrain(v, layout.leading()))
+    return constrain(state, shardings), constrain(metrics, everywhere)
 
 
 def _check_data(examples):

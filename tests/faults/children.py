@@ -142,6 +142,11 @@ def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
+def fail() -> None:
+    """Raises an error that nobody expects."""
+    raise KeyError("lost")
+
+
 def set_clock(seconds: float) -> None:
     """Sets the clock so far ahead of the true one."""
     time.time = lambda: _CLOCK() + seconds

@@ -1,8 +1,15 @@
 """Checkpoints that are half-written, truncated or have flipped bits."""
 
+import errno
+import os
+
+import jax
+import jax.numpy as jnp
+import optax
 import pytest
 
 from experiments.restore import restore
+from jbism.training import Checkpointer, create_state
 from tests.faults.children import Child, train
 from tests.faults.runs import flags_of, snapshot
 
@@ -80,3 +87,28 @@ def test_readers_pass_over_a_damaged_checkpoint_and_move_nothing(whole, tmp_path
         _, state = restore(str(workdir))
     assert int(state.step) == 60
     assert snapshot(workdir) == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, os.strerror(errno.EIO)),
+        MemoryError("too much"),
+        ValueError("PERMISSION_DENIED: Error opening file"),
+    ],
+)
+def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch, error):
+    state = create_state(jax.random.key(0), jnp.ones(2), theta_optimizer=optax.sgd(0.1))
+    with Checkpointer(tmp_path / "checkpoints") as saved:
+        saved.save(state)
+        before = snapshot(tmp_path)
+
+        def fail(self, step):
+            raise error
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Checkpointer, "_read", fail)
+            with pytest.raises(OSError, match="checkpoints/0: cannot be read: "):
+                saved.restore_intact(state, set_aside=True)
+        assert snapshot(tmp_path) == before
+        assert int(saved.restore_intact(state, set_aside=True).step) == 0

@@ -8,6 +8,7 @@ import pytest
 from jbism.training import WorkdirError, lock_workdir
 from tests.faults.children import Child, ended, train
 from tests.faults.runs import flags_of, num_lines, snapshot
+from tests.processes import run_binary
 
 
 def fails(folder, flags, *preparations):
@@ -35,6 +36,14 @@ def test_two_runs_in_one_directory(whole, tmp_path):
     child = Child(tmp_path, train, flags)  # the killed one holds it no more
     assert (child.wait(), child.stderr) == (0, "")
     whole.assert_equals(workdir, 100)
+
+
+@pytest.mark.parametrize("binary", ["estimator_bias", "fisher"])
+def test_other_binaries_hold_their_directory(tmp_path, binary):
+    with lock_workdir(tmp_path):
+        done = run_binary(binary, {"workdir": tmp_path})
+    assert (done.returncode, done.stderr) == (1, f"error: {tmp_path}: in use by another run\n")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_directory_is_free_when_its_run_has_failed(tmp_path):

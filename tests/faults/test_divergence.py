@@ -2,13 +2,22 @@
 
 import re
 import signal
+from dataclasses import replace
 from functools import partial
 
+import jax
+import jax.numpy as jnp
 import optax
 import pytest
 
 from experiments.builders import build
-from jbism.training import Checkpointer, checkpoint_steps
+from jbism.training import (
+    Checkpointer,
+    DivergenceError,
+    Rollbacks,
+    checkpoint_steps,
+    create_state,
+)
 from tests.configs import TINY, make_config
 from tests.faults.children import Child, at_step, poison, send, train
 from tests.faults.runs import CONFIG, OVERRIDES, assert_same_runs, flags_of, records
@@ -123,6 +132,33 @@ def test_rates_are_lowered_until_a_blow_up_ends(tmp_path):
     assert (child.wait(), child.stderr) == (0, "")
     assert child.stdout.startswith("resuming from step 0 of 100\n")
     assert_same_runs(killed, run, start)
+
+
+def test_a_checkpoint_takes_the_rollbacks_since_it_was_saved(tmp_path):
+    def at(step):
+        state = create_state(jax.random.key(3), jnp.ones(2), theta_optimizer=optax.sgd(0.1))
+        return replace(state, step=jnp.int32(step))
+
+    def folded(*numbers):
+        key = jax.random.key(3)
+        for number in numbers:
+            key = jax.random.fold_in(key, number)
+        return jax.random.key_data(key).tolist()
+
+    def key_of(state):
+        return jax.random.key_data(state.key).tolist()
+
+    rollbacks = Rollbacks(tmp_path, most=2)
+    with Checkpointer(tmp_path / "checkpoints") as saved:
+        saved.save(at(0))
+        error = DivergenceError(3, "loss", float("nan"), 0)
+        state = rollbacks.recover(error, saved, at(0))
+        assert key_of(state) == folded(1)
+        saved.save(replace(state, step=jnp.int32(5)), notes=rollbacks.notes())
+        state = rollbacks.recover(DivergenceError(8, "loss", float("nan"), 5), saved, at(0))
+        assert (int(state.step), key_of(state)) == (5, folded(1, 2))
+        # Should the checkpoint of step 5 be lost, the one before needs both.
+        assert key_of(rollbacks.applied(saved.restore(at(0), 0), saved)) == folded(1, 2)
 
 
 def test_a_stop_during_the_call_that_diverges_is_not_lost(tmp_path):
