@@ -101,6 +101,7 @@ def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch,
     state = create_state(jax.random.key(0), jnp.ones(2), theta_optimizer=optax.sgd(0.1))
     with Checkpointer(tmp_path / "checkpoints") as saved:
         saved.save(state)
+        saved.wait()
         before = snapshot(tmp_path)
 
         def fail(self, step):

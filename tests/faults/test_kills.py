@@ -67,5 +67,6 @@ def test_a_signal_after_the_last_step_stops_no_training(whole, tmp_path):
     workdir = tmp_path / "run"
     child = Child(tmp_path, train, flags_of(workdir, **{"train.num_steps": 20}), [terminate(20)])
     assert child.wait() == STOPPED
-    assert child.stderr == "stopped by SIGTERM; the same command goes on from what is saved\n"
+    said = "stopped after step 20, which is saved; the same command goes on from there\n"
+    assert child.stderr == said
     whole.assert_equals(workdir, 20)
