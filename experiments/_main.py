@@ -71,7 +71,6 @@ def run(main: Callable[[], None]) -> None:
                 raise
             traceback.print_exc()
             _leave(1)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the exit may wait for other processes
 
     app.run(guarded, flags_parser=_parse_flags)
 

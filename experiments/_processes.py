@@ -1,9 +1,14 @@
 """Flags that join several processes, on one machine or many, to one run."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 from absl import flags
+
+from jbism.training import ProcessError, any_process
+
+Result = TypeVar("Result")
 
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
@@ -15,8 +20,6 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many; with that address.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which this is, from 0; with that address.")
-
-_REPORT_SECONDS = 7 * 24 * 3600  # the others wait so long for process 0 to write its report
 
 
 def join() -> None:
@@ -39,7 +42,30 @@ def join() -> None:
         raise ValueError(f"--{missing[0]} must be given with the others of --{', --'.join(given)}")
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is the training loop's
     try:
-        jax.distributed.initialize(**given, shutdown_timeout_seconds=_REPORT_SECONDS)
+        jax.distributed.initialize(**given)
     except (RuntimeError, ValueError) as error:
         flag = "--distributed" if missing else "--coordinator_address"
         raise ValueError(f"{flag}: {error}") from error
+
+
+def together(function: Callable[[], Result]) -> Result:
+    """Calls a function in every process, and returns only if it returned in all.
+
+    Raises:
+      ProcessError: if it failed in another process.
+      Exception: what it raised in this one.
+    """
+    try:
+        result = function()
+    except Exception:
+        any_process(True)
+        raise
+    if any_process(False):
+        raise ProcessError("another process failed")
+    return result
+
+
+def part() -> None:
+    """Ends what the processes do together; each goes its own way."""
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()

@@ -65,11 +65,9 @@ def write_samples(
     if samples.originals is not None:
         arrays |= {"originals": samples.originals, "reconstructions": samples.reconstructions}
     arrays |= {f"panel_{i}": x for i, x in enumerate(samples.panels.values())}
-    np.savez_compressed(
-        workdir / "samples.npz",
-        titles=np.array(list(samples.panels)),
-        **arrays,
-    )
+    unfinished = workdir / "samples.tmp.npz"
+    np.savez_compressed(unfinished, titles=np.array(list(samples.panels)), **arrays)
+    unfinished.replace(workdir / "samples.npz")
     dataset = experiment.dataset
     panels = {"training data": dataset.examples("train", slice(num_samples)), **samples.panels}
     if dataset.image_shape is not None:
@@ -130,6 +128,8 @@ def write_curves(workdir: pathlib.Path) -> None:
     """Draws ``curves.png`` from ``metrics.jsonl``."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
+    if not rows:  # no steps
+        return
     names = [name for name in rows[-1] if name not in ("step", "wall_time")]
     names.sort(key=lambda name: (not name.endswith("loss"), name))
     series = {
@@ -149,7 +149,9 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
     for name, x in values.items():
         if isinstance(x, float) and not math.isfinite(x):
             raise ValueError(f"evaluation: {name} is {x}; the model cannot be evaluated")
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    unfinished.replace(path)
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -107,7 +107,7 @@ def _open(folder, x, title, num_steps):
     folder.parent.mkdir(parents=True, exist_ok=True)
     for other in folder.parent.iterdir():
         if other != folder:
-            shutil.rmtree(other)
+            shutil.rmtree(other, ignore_errors=True)
     saved = Checkpointer(folder, max_to_keep=1, async_save=False, shared=False)
     if saved.latest_step() is None:
         return saved, 0, x

@@ -71,17 +71,19 @@ _MAY_DIFFER = (
 
 def main() -> None:
     _processes.join()
-    experiment = build(_CONFIG.value)
-    layout = build_layout(experiment.config)
+    experiment, layout = _processes.together(_build)
     workdir = pathlib.Path(_WORKDIR.value).absolute()
     with contextlib.ExitStack() as stack:
         on_primary(lambda: stack.enter_context(lock_workdir(workdir)))
         on_primary(lambda: _open(workdir, experiment.config))
         state = _train(experiment, layout, workdir)
-        if layout is not None:
-            state = layout.gather(state)
         if is_primary():
             _report(experiment, state, workdir)
+
+
+def _build() -> tuple[Experiment, DataParallel | None]:
+    experiment = build(_CONFIG.value)
+    return experiment, build_layout(experiment.config)
 
 
 def _open(workdir: pathlib.Path, config) -> None:
@@ -103,13 +105,15 @@ def _open(workdir: pathlib.Path, config) -> None:
 def _train(
     experiment: Experiment, layout: DataParallel | None, workdir: pathlib.Path
 ) -> TrainState:
-    """Trains to the end, through the rollbacks that the config allows."""
+    """Trains to the end, through the rollbacks that the config allows; the processes then part."""
     config = experiment.config
     guard = config.guard
     rollbacks = Rollbacks(workdir, guard.max_rollbacks, guard.rate_factor)
     start = experiment.initial_state if layout is None else layout.place(experiment.initial_state)
     with (
-        Checkpointer(workdir / "checkpoints", max_to_keep=config.log.max_checkpoints) as saved,
+        Checkpointer(
+            workdir / "checkpoints", max_to_keep=config.log.max_checkpoints, clean=True
+        ) as saved,
         _batches(experiment, layout) as (run, order),
         _main.stoppable() as should_stop,
     ):
@@ -118,7 +122,7 @@ def _train(
             state = rollbacks.applied(state, saved)
             _say(f"resuming from step {int(state.step):,} of {config.train.num_steps:,}")
         elif guard.max_rollbacks > 0:
-            saved.save(start)
+            saved.save(start, notes=rollbacks.notes())
         resumed = None if state is None else int(state.step)
         state = start if state is None else state
         while True:
@@ -134,8 +138,11 @@ def _train(
                 resumed = int(state.step)
                 number = len(rollbacks.records())
                 _say(f"{error}; rollback {number} of {guard.max_rollbacks}, to step {resumed:,}")
+        if layout is not None:
+            state = layout.gather(state)
         if any_process(should_stop()):  # too late for training, and none may leave alone
             raise StoppedError(int(state.step), saved=True)
+        _processes.part()
     return state
 
 

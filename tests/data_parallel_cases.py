@@ -38,16 +38,23 @@ DIVIDED = ("unroll", "deep_bism")  # parameters too
 def one_step(experiment, layout):
     """Returns the metrics and the change of the parameters, which is minus the gradient."""
     state = jax.tree.map(jnp.copy, experiment.initial_state)
-    before = jax.tree.map(np.asarray, (state.theta, state.phi))
+    before = jax.tree.map(np.asarray, {"theta": state.theta, "phi": state.phi})
     state = state if layout is None else layout.place(state)
     run = train_steps(experiment.step, experiment.dataset.train, layout=layout)
-    state, metrics = run(state, experiment.order.indices(0, 1))
-    change = jax.tree.map(lambda new, old: np.asarray(new) - old, (state.theta, state.phi), before)
-    leaves = [x.ravel() for x in jax.tree.leaves(change)]
+    indices = experiment.order.indices(0, 1)
+    share = indices if layout is None else layout.batches(indices).addressable_shards[0].data
+    state, metrics = run(state, indices)
+    after = {"theta": state.theta, "phi": state.phi}
+    change = jax.tree.map(lambda new, old: np.asarray(new) - old, after, before)
     chains = [np.ravel(x) for x in jax.tree.leaves(state.chains)]
     return {
         "metrics": {name: float(x[0]) for name, x in metrics.items()},
-        "change": np.concatenate(leaves).tolist(),
+        "change": {
+            level: np.concatenate([x.ravel() for x in leaves]).tolist()
+            for level, tree in change.items()
+            if (leaves := jax.tree.leaves(tree))
+        },
+        "share": share.shape[1] / indices.shape[1],
         "chains": np.concatenate(chains).tolist() if chains else [],
         "divided": sum(not x.sharding.is_fully_replicated for x in jax.tree.leaves(state)),
     }

@@ -52,14 +52,17 @@ def test_a_step_on_several_devices_is_that_on_one(computed, name):
     results, tolerance = computed[name], TOLERANCE.get(name, 1e-5)
     one = results["none"]
     assert set(results) >= {str(n) for n in COUNTS}
-    change = np.array(one["change"])
-    assert np.abs(change).max() > 0
     for layout, several in results.items():
         for metric, value in one["metrics"].items():
             if metric != "solve_residual":  # of rounding alone, once the solve is done
                 assert several["metrics"][metric] == pytest.approx(value, rel=tolerance), layout
-        largest = np.abs(change).max()
-        np.testing.assert_allclose(several["change"], change, atol=tolerance * largest, rtol=0)
+        assert several["change"].keys() == one["change"].keys()
+        for level, change in one["change"].items():
+            largest = np.abs(change).max()
+            assert largest > 0
+            np.testing.assert_allclose(
+                several["change"][level], change, atol=tolerance * largest, rtol=0, err_msg=level
+            )
         np.testing.assert_allclose(several["chains"], one["chains"], atol=1e-5)
 
 
@@ -67,6 +70,7 @@ def test_chains_and_large_parameters_are_divided(computed):
     for name, results in computed.items():
         chains = name == "persistent_cd"
         assert {results[str(n)]["divided"] for n in COUNTS} == {int(chains)}
+        assert [results[str(n)]["share"] for n in COUNTS] == [1 / n for n in COUNTS]
         assert (name in DIVIDED) == ("divided" in results)
         if name in DIVIDED:
             assert results["divided"]["divided"] >= 5

@@ -21,7 +21,7 @@ import optax
 import pytest
 
 from jbism.training._checkpoint import Checkpointer, CheckpointError
-from jbism.training._loop import DivergenceError, fit
+from jbism.training._loop import DivergenceError, StoppedError, fit
 from jbism.training._workdir import WorkdirError, open_workdir
 from jbism.training._writer import MetricsWriter
 
@@ -653,6 +653,40 @@ def test_interrupted_runs_equal_an_uninterrupted_one(tmp_path, stops):
     assert read_lines(broken) == read_lines(whole)
     with Checkpointer(broken / "checkpoints") as checkpointer:
         assert_identical(checkpointer.restore(start()), expected)
+
+
+def test_a_run_that_stopped_between_logs_may_end_there(tmp_path):
+    def run(num_steps, stop=NEVER):
+        with Checkpointer(tmp_path / "checkpoints") as checkpointer:
+            saved = checkpointer.latest_step()
+            state = start() if saved is None else checkpointer.restore(start())
+            done = [0]
+
+            def counted(state, indices):
+                done[0] += len(indices)
+                return train_steps(state, indices)
+
+            with MetricsWriter(tmp_path, resume_step=saved) as writer:
+                fit(
+                    state,
+                    counted,
+                    Order(),
+                    num_steps=num_steps,
+                    checkpointer=checkpointer,
+                    writer=writer,
+                    should_stop=lambda: done[0] >= stop,
+                    **EVERY,
+                )
+
+    with pytest.raises(StoppedError, match="stopped after step 25, which is saved"):
+        run(72, stop=25)
+    for _ in range(2):  # the second has nothing left to do
+        run(25)
+        assert [r["step"] for r in read_lines(tmp_path)] == [10, 20, 25]
+    losses = np.asarray(train_steps(start(), Order().indices(0, 25))[1]["loss"], np.float64)
+    assert read_lines(tmp_path)[-1]["loss"] == pytest.approx(losses[20:].mean(), rel=1e-6)
+    run(30)
+    assert [r["step"] for r in read_lines(tmp_path)] == [10, 20, 25, 30]
 
 
 def test_logged_metrics_are_means_over_the_steps_since_the_last_log(tmp_path):

@@ -58,6 +58,8 @@ class Checkpointer:
       async_save: write in the background; the state is copied to the host first.
       shared: of several processes, whether all take part; False for what one of them keeps for
         itself.
+      clean: remove what saves left behind that were killed; only for one who holds the directory,
+        for those of others may be under way.
 
     Raises:
       ValueError: if ``max_to_keep`` is below 1.
@@ -82,6 +84,7 @@ class Checkpointer:
         max_to_keep: int | None = 3,
         async_save: bool = True,
         shared: bool = True,
+        clean: bool = False,
     ):
         if max_to_keep is not None:
             _checks.integer("max_to_keep", max_to_keep, minimum=1)
@@ -89,12 +92,12 @@ class Checkpointer:
         self._notes: dict[int, dict[str, Any]] = {}  # of checkpoints read so far
         self._shared = shared and jax.process_count() > 1
         self._writer = 0 if shared else jax.process_index()
-        self._by_writer(lambda: self._open(max_to_keep, async_save))
+        self._by_writer(lambda: self._open(max_to_keep, async_save, clean))
 
     def _by_writer(self, function):
         return on_primary(function) if self._shared else function()
 
-    def _open(self, max_to_keep, async_save):
+    def _open(self, max_to_keep, async_save, clean):
         self.directory.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             self.directory,
@@ -102,6 +105,7 @@ class Checkpointer:
                 create=False,
                 max_to_keep=max_to_keep,
                 enable_async_checkpointing=async_save,
+                cleanup_tmp_directories=clean,
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
                     primary_host=self._writer,
                     active_processes={self._writer},
@@ -132,6 +136,7 @@ class Checkpointer:
           ValueError: if two leaves have the same key path.
         """
         step = int(state.step)
+        self._notes.pop(step, None)
         entries, content = _pack(state)
         self._by_writer(lambda: self._write(step, entries, content, notes or {}))
 
@@ -238,8 +243,9 @@ class Checkpointer:
         target = self.directory.with_name(f"{self.directory.name}_damaged")
         target.mkdir(exist_ok=True)
         for step in steps:
-            taken = len(list(target.glob(f"{step}.*")))
-            (self.directory / str(step)).rename(target / f"{step}.{taken}")
+            taken = [int(path.suffix[1:]) for path in target.glob(f"{step}.*")]
+            free = max(taken, default=-1) + 1
+            (self.directory / str(step)).rename(target / f"{step}.{free}")
         self._manager.reload()
 
     def _content(self, step: int) -> tuple[list[dict[str, Any]], np.ndarray]:
@@ -309,8 +315,10 @@ def _tells_damage(error: Exception) -> bool:
     """Whether an error of reading tells of what is stored, rather than of the attempt."""
     if isinstance(error, OSError):
         return isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError))
-    passing = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
-    return not isinstance(error, MemoryError) and not str(error).startswith(passing)
+    # Tensorstore has the system's errors as others, with a code before the message.
+    code = re.match("[A-Z]+(?:_[A-Z]+)*(?=: )", str(error))
+    told = code is None or code[0] in ("NOT_FOUND", "DATA_LOSS", "INVALID_ARGUMENT", "OUT_OF_RANGE")
+    return told and not isinstance(error, MemoryError)
 
 
 def _reason(error):

@@ -31,7 +31,8 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
       >>> dict(make_mesh(1).shape)
       {'data': 1, 'model': 1}
     """
-    devices = jax.devices()
+    # In order of their processes, so that the part of a batch that a process feeds is in one piece.
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     if num_devices is None:
         num_devices = len(devices)
     if _checks.integer("num_devices", num_devices, minimum=1) > len(devices):
@@ -41,7 +42,6 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
             f"num_devices must be all {len(devices)} devices of the {jax.process_count()} "
             f"processes, got {num_devices}"
         )
-    # In order of their processes, so that the part of a batch that a process feeds is in one piece.
     grid = np.array(devices[:num_devices]).reshape(num_devices, 1)
     return Mesh(grid, (_DATA, "model"), axis_types=(AxisType.Auto, AxisType.Auto))
 
@@ -112,6 +112,8 @@ class DataParallel:
 
     def place(self, state: TrainState) -> TrainState:
         """Returns a state, which every process has whole, where `shardings` says.
+
+        Like `jax.device_put` it may share buffers with the one given, which is donated with it.
 
         Raises:
           ValueError: as `shardings`.

@@ -166,7 +166,25 @@ def fit(
         unlogged = [_from_note(x) for x in checkpointer.notes(step).get(_UNLOGGED, [])]
     chunks = _chunks(order, step, num_steps, steps_per_call)
     agreed = True  # whether all processes end here for the same reason
+
+    def log():
+        means = _means(unlogged)
+        unlogged.clear()
+        shown = [name for name in means if name.endswith("loss")] or list(means)
+        bar.set_postfix({name: f"{means[name]:.4g}" for name in shown})
+        if writer is not None:
+            writer.write(step, means)
+
+    def save(checkpointer, notes):
+        if writer is not None:
+            writer.sync()  # the resumed run takes the records up to here for written
+        checkpointer.save(state, notes=notes)
+
     try:
+        if step == num_steps and unlogged:  # stopped in the midst of a longer run that ends here
+            written = writer is not None and writer.has(step, next(iter(unlogged[0])))
+            if not written:
+                log()
         chunk = next(chunks, None)
         while chunk is not None:
             begin, (step, indices) = step, chunk
@@ -179,12 +197,7 @@ def fit(
             bar.update(step - begin)
             unlogged.append(metrics)
             if step % log_every == 0 or step == num_steps:
-                means = _means(unlogged)
-                unlogged.clear()
-                shown = [name for name in means if name.endswith("loss")] or list(means)
-                bar.set_postfix({name: f"{means[name]:.4g}" for name in shown})
-                if writer is not None:
-                    writer.write(step, means)
+                log()
             for every, callback in callbacks:
                 if step % every == 0:
                     callback(state, step)
@@ -192,11 +205,11 @@ def fit(
             due = stops or (checkpoint_every is not None and step % checkpoint_every == 0)
             if checkpointer is not None and due and step < num_steps:
                 held = {_UNLOGGED: [_to_note(x) for x in unlogged]} if unlogged else {}
-                checkpointer.save(state, notes={**(notes or {}), **held})
+                save(checkpointer, {**(notes or {}), **held})
             if stops and step < num_steps:
                 raise StoppedError(step, checkpointer is not None)
         if checkpointer is not None and saved != num_steps:
-            checkpointer.save(state, notes=dict(notes or {}))
+            save(checkpointer, dict(notes or {}))
     except (DivergenceError, StoppedError):
         raise
     except BaseException:

@@ -40,12 +40,12 @@ def on_primary(function: Callable[[], Any]) -> Any:
             raise ProcessError(f"process 0: {failure}")
         return result
     try:
-        result = function()
+        said = json.dumps([function(), None])
     except BaseException as error:
         broadcast(json.dumps([None, f"{type(error).__name__}: {error}"]).encode())
         raise
-    broadcast(json.dumps([result, None]).encode())
-    return result
+    broadcast(said.encode())
+    return json.loads(said)[0]
 
 
 def broadcast(content: bytes) -> bytes:

@@ -12,12 +12,12 @@ from typing import Any
 from jbism import _checks
 
 CONFIG = "config.json"
-OUTPUTS = (
+OUTPUTS = (  # in the order in which they may go: a checkpoint needs the rollbacks since
+    "tensorboard",
+    "metrics.jsonl",
     "checkpoints",
     "checkpoints_damaged",
-    "metrics.jsonl",
     "rollbacks.jsonl",
-    "tensorboard",
 )
 
 
@@ -113,21 +113,38 @@ def lock_workdir(path: str | os.PathLike) -> Iterator[None]:
       /...: in use by another run
     """
     path = pathlib.Path(path).absolute()
+    directory = None
+    while directory is None:
+        directory = _locked(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise WorkdirError(f"{path}: cannot be used as a directory to write in: {error}") from error
-    try:
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WorkdirError(f"{path}: in use by another run") from None
-        except OSError as error:
-            raise WorkdirError(f"{path}: cannot be locked against other runs: {error}") from error
         yield
     finally:
         os.close(directory)
+
+
+def _locked(path: pathlib.Path) -> int | None:
+    """Returns the descriptor of a locked directory; None if it was removed in the meantime."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # removed since it was made
+            return None
+    except OSError as error:
+        raise WorkdirError(f"{path}: cannot be used as a directory to write in: {error}") from error
+    held = False
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(FileNotFoundError):
+            held = os.path.samestat(os.fstat(directory), path.stat())
+        return directory if held else None
+    except BlockingIOError:
+        raise WorkdirError(f"{path}: in use by another run") from None
+    except OSError as error:
+        raise WorkdirError(f"{path}: cannot be locked against other runs: {error}") from error
+    finally:
+        if not held:
+            os.close(directory)
 
 
 def _remove(path: pathlib.Path, names: Sequence[str]) -> None:

@@ -103,6 +103,16 @@ class MetricsWriter:
             self._events.add(record["wall_time"], step, summary=one)
         self._events.flush()
 
+    def has(self, step: int, name: str) -> bool:
+        """Returns whether a metric of a step is written."""
+        with self._path.open(encoding="utf-8") as file:
+            return any((r := json.loads(line))["step"] == step and name in r for line in file)
+
+    def sync(self) -> None:
+        """Returns when all records are on the disk, where a power cut leaves them."""
+        with naming(self._path):
+            os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Closes all files."""
         # What is left of a record that could not be written is no loss: the run goes on before it.

@@ -142,6 +142,13 @@ def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
+def send_in_pieces(size: int) -> None:
+    """Has the processes broadcast at most so many bytes at once."""
+    from jbism.training import _processes
+
+    _processes._PIECE = size
+
+
 def fail() -> None:
     """Raises an error that nobody expects."""
     raise KeyError("lost")

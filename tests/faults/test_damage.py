@@ -95,6 +95,10 @@ def test_readers_pass_over_a_damaged_checkpoint_and_move_nothing(whole, tmp_path
         OSError(errno.EIO, os.strerror(errno.EIO)),
         MemoryError("too much"),
         ValueError("PERMISSION_DENIED: Error opening file"),
+        ValueError("UNKNOWN: Error reading file: Input/output error"),
+        ValueError("ABORTED: Error opening file: Stale file handle"),
+        ValueError("FAILED_PRECONDITION: Error opening file: Device or resource busy"),
+        ValueError("RESOURCE_EXHAUSTED: Error opening file: Too many open files"),
     ],
 )
 def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path, monkeypatch, error):

@@ -1,5 +1,6 @@
 """Work directories that cannot be written, or that two runs want at once."""
 
+import fcntl
 import os
 import pathlib
 
@@ -44,6 +45,22 @@ def test_other_binaries_hold_their_directory(tmp_path, binary):
         done = run_binary(binary, {"workdir": tmp_path})
     assert (done.returncode, done.stderr) == (1, f"error: {tmp_path}: in use by another run\n")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_that_is_removed_while_it_is_locked_is_made_anew(tmp_path, monkeypatch):
+    folder, flock, removed = tmp_path / "folder", fcntl.flock, []
+
+    def remove_first(descriptor, operation):
+        if not removed:
+            removed.append(descriptor)
+            folder.rmdir()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with lock_workdir(folder):
+        assert removed
+        with pytest.raises(WorkdirError, match="in use"), lock_workdir(folder):
+            pass
 
 
 def test_a_directory_is_free_when_its_run_has_failed(tmp_path):

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from jbism.training import checkpoint_steps
-from tests.faults.children import Child, at_step, ended, fail, poison, send, train
+from tests.faults.children import Child, at_step, ended, fail, poison, send, send_in_pieces, train
 from tests.faults.runs import flags_of, records
 from tests.faults.test_damage import flip
 
@@ -53,12 +53,34 @@ def test_a_signal_to_one_stops_both_and_damage_is_seen_by_both(whole, tmp_path):
             "stopped after step 55, which is saved; the same command goes on from there\n"
         )
     flip(workdir / "checkpoints" / "55")
-    # Parameters are divided from here on.
-    codes, out, said = by_two(tmp_path, workdir, **{"mesh.shard_parameters_from": 4})
+    # Parameters are divided from here on, and checkpoints read in several pieces.
+    small = [partial(send_in_pieces, 100)]
+    codes, out, said = by_two(tmp_path, workdir, small, small, **{"mesh.shard_parameters_from": 4})
     assert codes == [0, 0], said
     assert "digest does not match the contents; going on from step 40" in said[0]
     assert [f"resuming from step 40 of {END}\n" in text for text in out] == [True, False]
     assert_close_metrics(workdir, records(whole.workdir)[: END // 10])
+
+
+def test_a_signal_to_one_after_the_last_step_stops_both(tmp_path):
+    late = [partial(at_step, END, partial(send, signal.SIGTERM))]
+    codes, _, said = by_two(tmp_path, tmp_path / "run", (), late)
+    assert codes == [75, 75], said
+    assert all(f"stopped after step {END}, which is saved" in text for text in said)
+    codes, _, said = by_two(tmp_path, tmp_path / "run", [refuse], ())
+    assert codes == [1, 1], said
+    assert "no data today" in said[0]
+    assert "another process failed" in said[1]
+
+
+def refuse():
+    """Has a process fail before it trains."""
+    from experiments import train as binary
+
+    def fail(_):
+        raise ValueError("no data today")
+
+    binary.build = fail
 
 
 def test_both_roll_back(tmp_path):
