@@ -128,6 +128,20 @@ def all_cases() -> dict[str, Case]:
             hypergradient=Unroll(5, ADAM),
             published_ms=120.0,
         ),
+        _rbm(
+            "rbm560_ssm_kl_n2",
+            **frey,
+            objective=losses.SSM(),
+            divergence=kl,
+            hypergradient=Unroll(2, ADAM),
+        ),
+        _rbm(
+            "rbm560_dsm_kl_n2_remat",
+            **frey,
+            objective=frey_dsm,
+            divergence=kl,
+            hypergradient=Unroll(2, ADAM, remat=True),
+        ),
         _rbm("rbm560_dsm_kl_n10", **frey, **ten, hypergradient=Unroll(10, ADAM)),
         _rbm("rbm560_dsm_kl_n10_remat", **frey, **ten, hypergradient=Unroll(10, ADAM, remat=True)),
         _rbm(
@@ -265,6 +279,8 @@ def _step(energy, posterior, *, num_particles, hypergradient, **options):
     return vages_step(**options, num_particles=num_particles)
 
 
+# One program, not one for each operation, and the same for all cases of a model.
+@partial(jax.jit, static_argnums=(0, 1, 3))
 def _state(energy, posterior, v, num_latents):
     key_theta, key_phi, key_train = jax.random.split(jax.random.key(1), 3)
     theta = energy.init(key_theta, v, jnp.zeros(num_latents))

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PRODUCT_SHAPE = (100, 560, 400)  # the GRBM 560/400's own product at batch 100
 
@@ -103,9 +104,9 @@ def product_program(
 ) -> tuple[Program, Any]:
     """A scan of dependent float32 products [rows, depth] × [depth, columns], and its carry."""
     rows, depth, columns = shape
-    key_x, key_w = jax.random.split(jax.random.key(0))
-    x = jax.random.normal(key_x, (rows, depth))
-    w = jnp.linalg.qr(jax.random.normal(key_w, (depth, columns)))[0]  # products stay bounded
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(rows, depth)), jnp.float32)
+    w, _ = np.linalg.qr(rng.normal(size=(depth, columns)))  # orthogonal: products stay bounded
 
     def run(x, w):
         def body(x, _):
@@ -114,7 +115,7 @@ def product_program(
 
         return jax.lax.scan(body, x, None, length=num_products)
 
-    return compile_program(run, x, w, num_steps=num_products), x
+    return compile_program(run, x, jnp.asarray(w, jnp.float32), num_steps=num_products), x
 
 
 def product_flops(shape: tuple[int, int, int] = PRODUCT_SHAPE) -> int:
