@@ -42,6 +42,8 @@ _MEMORY = flags.DEFINE_float("memory_gib", None, "Address space of a cell, on a 
 _SECONDS = flags.DEFINE_float("cell_seconds", 900.0, "A cell that takes longer has failed.", 0.0)
 _RETRY = flags.DEFINE_bool("retry_failed", False, "Measure cells again that failed.")
 
+_COMMAND = ["-m", "benchmarks.cell"]
+
 
 def main() -> None:
     suite = SUITES[_SUITE.value]
@@ -93,17 +95,19 @@ def _measure_all(cells, path, pinned):
 
 def _run_cell(options: list[str], *, timeout: float) -> dict[str, Any]:
     """Returns what the process of a cell printed; whatever ended it otherwise is an ``error``."""
-    command = [sys.executable, "-m", "benchmarks.cell", *options]
+    command = [sys.executable, *_COMMAND, *options]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         return {"error": f"took longer than {timeout:g} s"}
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
-    last = (done.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
+    # Not the frames of a stack trace, which are indented, nor its title.
+    said = [line for line in done.stderr.splitlines() if line and line[0] not in " *"]
+    reason = said[-1] if said else "nothing on stderr"
     if done.returncode < 0:
-        return {"error": f"ended by {signal.Signals(-done.returncode).name}: {last}"}
-    return {"error": f"exit code {done.returncode}: {last}"}
+        return {"error": f"ended by {signal.Signals(-done.returncode).name}: {reason}"}
+    return {"error": f"exit code {done.returncode}: {reason}"}
 
 
 def _described(cell, cells):
