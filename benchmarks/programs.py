@@ -123,7 +123,7 @@ def _estimators(cell):
     else:
         energy, posterior, v, h = _deep(cell, implementation="lax")
         objective = losses.MDSM(0.1, 3.0, 0.1, spacing="geometric")
-    theta, phi = energy.init(jax.random.key(1), v[0], h), posterior.init(jax.random.key(2), v[0])
+    theta, phi = _init(energy, 1, v[0], h), _init(posterior, 2, v[0])
     parts = {
         "energy": energy.apply,
         "posterior": posterior.apply,
@@ -147,7 +147,7 @@ def _samplers(cell):
         energy, _, v, h = _rbm(cell)
     else:
         energy, _, v, h = _deep(cell, implementation="auto")
-    theta = energy.init(jax.random.key(1), v[0], h)
+    theta = _init(energy, 1, v[0], h)
     v = jax.random.uniform(jax.random.key(3), (cell["chains"], *v.shape[1:]))
     h = jnp.zeros((cell["chains"], *h.shape))
     if kind == "gibbs":
@@ -178,7 +178,7 @@ def _samplers(cell):
 
 def _ais(cell):
     energy, _, v, h = _rbm(cell)
-    theta = energy.init(jax.random.key(1), v[0], h)
+    theta = _init(energy, 1, v[0], h)
     sizes = {"num_chains": cell["chains"], "num_temperatures": cell["temperatures"]}
     if cell["case"] == "gaussian_rbm":
 
@@ -196,6 +196,11 @@ def _ais(cell):
         )
 
     return _keyed(hmc, theta)
+
+
+def _init(module, seed, *example):
+    """Parameters of a module, by one program instead of one for each operation."""
+    return jax.jit(module.init)(jax.random.key(seed), *example)
 
 
 def _rbm(cell):

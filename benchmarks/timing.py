@@ -24,7 +24,7 @@ class Program:
     trace_seconds: float  # tracing and lowering
     compile_seconds: float
     temp_bytes: int | None  # scratch of the compiled program, beside arguments and results
-    peak_bytes: int | None  # arguments, results and scratch, where the backend reports it
+    peak_bytes: int | None  # with arguments and results, those that share a buffer once
     flops: float | None  # as XLA counts them, loop bodies once
     bytes_accessed: float | None  # likewise
     hlo: str  # the optimised program
@@ -43,13 +43,17 @@ def compile_program(function: Callable, carry: Any, *constants: Any, num_steps: 
     compiled = lowered.compile()
     done = time.perf_counter()
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    peak = None
+    if memory is not None:
+        held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        peak = held - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     return Program(
         run=lambda carry: jitted(carry, *constants),
         num_steps=num_steps,
         trace_seconds=traced - start,
         compile_seconds=done - traced,
         temp_bytes=getattr(memory, "temp_size_in_bytes", None),
-        peak_bytes=getattr(memory, "peak_memory_in_bytes", None),
+        peak_bytes=peak,
         flops=costs.get("flops"),
         bytes_accessed=costs.get("bytes accessed"),
         hlo=compiled.as_text() or "",

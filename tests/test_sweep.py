@@ -7,10 +7,11 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import jax
 import pytest
 
+from benchmarks import flops, programs, slopes, suites, sweep, sweep_report
 from benchmarks import rows as results
-from benchmarks import slopes, suites, sweep, sweep_report
 from tests.processes import ROOT
 
 MACHINE = {
@@ -82,6 +83,26 @@ def test_devices_share_a_batch_or_bring_their_own():
     ]
     with pytest.raises(ValueError, match="--grid: devices must be numbers from 1"):
         suites.cells_of(suite, "toy_dsm_kl_n0", {"devices": (2, 4)})
+
+
+@pytest.mark.parametrize("name", ["estimators", "hypergradients", "samplers", "ais"])
+def test_every_case_is_a_program_of_its_parameters(name):
+    """What a call returns to begin the next one has the shapes that it began with."""
+    small = {"chains": 2, "width": 2, "batch": 2}
+    for case, of in suites.SUITES[name].cases.items():
+        cell = {"case": case, **{key: small.get(key, 3) for key in of.parameters}}
+        built = programs.build(name, cell)
+        shape = jax.eval_shape(built.function, built.carry, *built.constants)
+        assert jax.tree.structure(shape[0]) == jax.tree.structure(built.carry)
+        assert flops.matmul_flops(built.step, *built.step_args, unknown_turns=1) > 0
+
+
+def test_seeds_are_mapped_over_one_program():
+    cell = {"case": "toy_dsm_kl_n0", "seeds": 3, "batch": 4}
+    one, three = (programs.build("steps", {**cell, "seeds": n}) for n in (1, 3))
+    assert len({tuple(key) for key in jax.random.key_data(three.carry.key).tolist()}) == 3
+    products = [flops.matmul_flops(built.step, *built.step_args) for built in (one, three)]
+    assert products[1] == 3 * products[0]
 
 
 # Slopes
