@@ -10,6 +10,9 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the rows of a file, of each cell the latest; none if there is no file.
 
     A line that a crash cut short is removed.
+
+    Raises:
+      ValueError: if another line is no result.
     """
     if not path.exists():
         return []
@@ -18,9 +21,12 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     if whole != text:
         path.write_text(whole, encoding="utf-8")
     rows: dict[str, dict[str, Any]] = {}
-    for line in whole.splitlines():
-        row = json.loads(line)
-        rows[json.dumps(row["cell"], sort_keys=True)] = row
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            rows[json.dumps(row["cell"], sort_keys=True)] = row
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}: line {number} is no result of a sweep") from error
     return list(rows.values())
 
 

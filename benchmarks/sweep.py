@@ -49,6 +49,7 @@ def main() -> None:
     suite = SUITES[_SUITE.value]
     cells = cells_of(suite, _CASES.value, parse_grid(_GRID.value))
     pinned = _PIN.value and suite.pinned
+    _check_core()
     try:
         with lock_workdir(_OUT.value):
             machine = _run_cell(["--unpinned"], timeout=120.0)
@@ -60,6 +61,12 @@ def main() -> None:
             _report(read_rows(path), machine, out)
     except WorkdirError as error:
         raise ValueError(f"--out: {error}") from error
+
+
+def _check_core():
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if _CORE.value is not None and _CORE.value not in allowed:
+        raise ValueError(f"--core must be one of {allowed}, got {_CORE.value}")
 
 
 def _config(machine):

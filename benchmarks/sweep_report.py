@@ -241,7 +241,7 @@ def caption(name: str, rows: list[Row], machine: dict[str, Any]) -> str:
         clock = "CPU time of one pinned core" if cpu else "wall time"
         counts = sorted({len(times(row)) for row in timed})
         text += (
-            f" A {suite.unit} by {clock}: median and least of "
+            f" Times are of one {suite.unit}, {clock}: median and least of "
             f"{' or '.join(map(str, counts))} samples; spread: their middle half. Slopes and "
             f"shares rest on the least. Beside them the machine multiplied at "
             f"{_range(timed, 'product_gflops')} GFLOP/s and copied at "
@@ -298,7 +298,7 @@ def plot(name: str, rows: list[Row], machine: dict[str, Any], path: pathlib.Path
         figure.legend(
             handles.values(), handles.keys(), loc="outside lower center", ncols=max(2, width)
         )
-    figure.suptitle(f"{name}: cost of a {SUITES[name].unit}\n{described(machine)}", fontsize=10)
+    figure.suptitle(f"{name}: cost of one {SUITES[name].unit}\n{described(machine)}", fontsize=10)
     plotting.save(figure, path)
 
 

@@ -142,6 +142,9 @@ def test_rows_outlast_a_line_cut_short_and_the_latest_counts(tmp_path):
     assert results.find(rows, one) == {"cell": one, "x": 1}
     assert results.find(rows, two) == {"cell": two, "x": 2}
     assert results.find(rows, {"case": "b"}) is None
+    results.append_row(path, {"case": "of another kind"})
+    with pytest.raises(ValueError, match=r"steps.jsonl: line 4 is no result"):
+        results.read_rows(path)
 
 
 # The command
@@ -220,6 +223,11 @@ def test_results_of_another_machine_or_other_settings_are_refused(command):
         command(lambda cell: _row(1.0), machine={**MACHINE, "jax": "2"})
     with pytest.raises(ValueError, match=r"^--out: .*settings.repeats is 3 there, 4 here"):
         command(lambda cell: _row(1.0), REPEATS=4)
+
+
+def test_a_core_that_may_not_be_used_is_refused(command):
+    with pytest.raises(ValueError, match=r"^--core must be one of \[.*, got 100000"):
+        command(lambda cell: _row(1.0), CORE=100_000)
 
 
 def test_a_directory_that_cannot_be_written_is_refused(command, tmp_path):
