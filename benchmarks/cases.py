@@ -29,6 +29,7 @@ class Case:
     published_ms: float | None = None  # the published PyTorch code, one thread on one core
     target_ms: float | None = None
     target_gflops: float | None = None  # product rate of the target's core; None holds for any
+    solve_steps: int | None = None  # of a solve that would end by its residual, were that enough
 
 
 def all_cases() -> dict[str, Case]:
@@ -98,7 +99,9 @@ def all_cases() -> dict[str, Case]:
         exact = {"objective": objective, "divergence": exact_kl}
         for strategy, hypergradient in strategies.items():
             name = f"{label}_dsm_mean_field_kl_{strategy}"
-            cases.append(_rbm(name, **model, **exact, hypergradient=hypergradient))
+            steps = {"cg5": 5, "cg15": 15}.get(strategy)
+            case = _rbm(name, **model, **exact, hypergradient=hypergradient, solve_steps=steps)
+            cases.append(case)
     vages_published = {2: 62.0, 10: 132.0}
     vages_targets = {2: 10.0, 10: 16.0}  # on the same core
     for num_particles, milliseconds in vages_published.items():
@@ -124,6 +127,20 @@ def all_cases() -> dict[str, Case]:
             divergence=kl,
             hypergradient=Unroll(5, ADAM),
             published_ms=120.0,
+        ),
+        _rbm(
+            "rbm560_ssm_kl_n2",
+            **frey,
+            objective=losses.SSM(),
+            divergence=kl,
+            hypergradient=Unroll(2, ADAM),
+        ),
+        _rbm(
+            "rbm560_dsm_kl_n2_remat",
+            **frey,
+            objective=frey_dsm,
+            divergence=kl,
+            hypergradient=Unroll(2, ADAM, remat=True),
         ),
         _rbm("rbm560_dsm_kl_n10", **frey, **ten, hypergradient=Unroll(10, ADAM)),
         _rbm("rbm560_dsm_kl_n10_remat", **frey, **ten, hypergradient=Unroll(10, ADAM, remat=True)),
@@ -159,10 +176,19 @@ def _rbm(
     published_ms=None,
     target_ms=None,
     target_gflops=None,
+    solve_steps=None,
     **model,
 ):
-    build = partial(build_rbm, **model)
-    return Case(name, build, batch_size, steps_per_call, published_ms, target_ms, target_gflops)
+    return Case(
+        name,
+        partial(build_rbm, **model),
+        batch_size,
+        steps_per_call,
+        published_ms=published_ms,
+        target_ms=target_ms,
+        target_gflops=target_gflops,
+        solve_steps=solve_steps,
+    )
 
 
 def build_rbm(
@@ -173,9 +199,10 @@ def build_rbm(
     divergence: Any,
     hypergradient: Hypergradient | None = None,
     num_particles: int | None = None,
+    num_lower_steps: int = 5,
     num_examples: int = 1_400,
 ) -> tuple[Callable, TrainState, jax.Array]:
-    """Builds a step of a Gaussian RBM with K = 5, its state, and uniform data.
+    """Builds a step of a Gaussian RBM, its state, and uniform data.
 
     The step is one of VaGES if num_particles is given, else one of BiSM, by `FirstOrder` if no
     hypergradient is.
@@ -189,6 +216,7 @@ def build_rbm(
         hypergradient=hypergradient,
         objective=objective,
         divergence=divergence,
+        num_lower_steps=num_lower_steps,
     )
     return step, _state(energy, posterior, data[0], num_hidden), data
 
@@ -230,6 +258,7 @@ def _deep(
             hypergradient=None,
             objective=objective or losses.MDSM(0.1, 3.0, 0.1, spacing="geometric"),
             divergence=divergences.Fisher(),
+            num_lower_steps=5,
             unroll_lower=unroll_lower,
         )
         data = jax.random.uniform(jax.random.key(0), (64, 32, 32, image_channels))
@@ -244,13 +273,14 @@ def _step(energy, posterior, *, num_particles, hypergradient, **options):
         "posterior": posterior.apply,
         "theta_optimizer": ADAM,
         "phi_optimizer": ADAM,
-        "num_lower_steps": 5,
     }
     if num_particles is None:
         return bism_step(**options, hypergradient=hypergradient or hypergradients.FirstOrder())
     return vages_step(**options, num_particles=num_particles)
 
 
+# One program, not one for each operation, and the same for all cases of a model.
+@partial(jax.jit, static_argnums=(0, 1, 3))
 def _state(energy, posterior, v, num_latents):
     key_theta, key_phi, key_train = jax.random.split(jax.random.key(1), 3)
     theta = energy.init(key_theta, v, jnp.zeros(num_latents))

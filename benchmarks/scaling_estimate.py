@@ -7,13 +7,13 @@ writing the train state once in memory, which every device does whole, and that 
 one after the other: nothing overlaps. See docs/scaling.md for the assumptions.
 """
 
-import json
 import pathlib
 from dataclasses import dataclass
 from typing import Any
 
 from absl import flags
 
+from benchmarks.rows import read_rows
 from experiments import _main
 
 _MEASURED = flags.DEFINE_multi_string("measured", None, "A scaling.jsonl.", required=True)
@@ -64,7 +64,7 @@ def estimate(
     """Returns seconds of the parts of a step, and its efficiency, of strong and of weak scaling.
 
     Args:
-      row: of `benchmarks.scaling`, on several devices with copied parameters.
+      row: of the suite ``scaling``, on several devices with copied parameters; flat.
       machine: on which.
       batch: global; of weak scaling, that many examples on every device would be the one to beat.
       fraction: of the peak rate.
@@ -106,8 +106,8 @@ def markdown(rows: list[dict[str, Any]], batches: list[int], fractions: list[flo
 
 
 def main() -> None:
-    texts = [pathlib.Path(path).read_text(encoding="utf-8") for path in _MEASURED.value]
-    rows = [json.loads(line) for text in texts for line in text.splitlines()]
+    stored = [row for path in _MEASURED.value for row in read_rows(pathlib.Path(path))]
+    rows = [{**row["cell"], **row} for row in stored if "error" not in row]
     most: dict[str, dict[str, Any]] = {}
     unknown = set()
     for row in rows:

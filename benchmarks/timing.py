@@ -1,4 +1,4 @@
-"""Measuring compiled programs, and the machine's own rate of matrix products beside them."""
+"""Measuring compiled programs, and the machine's own rates of products and copies beside them."""
 
 import contextlib
 import resource
@@ -10,41 +10,53 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PRODUCT_SHAPE = (100, 560, 400)  # the GRBM 560/400's own product at batch 100
 
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled ``run(carry) -> carry`` that takes ``num_steps`` training steps a call."""
+    """A compiled ``run(carry) -> (carry, anything)`` that takes ``num_steps`` steps a call."""
 
-    run: Callable[[Any], Any]
+    run: Callable[[Any], tuple[Any, Any]]
     num_steps: int
     trace_seconds: float  # tracing and lowering
     compile_seconds: float
     temp_bytes: int | None  # scratch of the compiled program, beside arguments and results
-    peak_bytes: int | None  # arguments, results and scratch, where the backend reports it
-    flops: float | None = None  # as XLA counts them, loop bodies once
-    bytes_accessed: float | None = None  # likewise
+    peak_bytes: int | None  # with arguments and results, those that share a buffer once
+    flops: float | None  # as XLA counts them, loop bodies once
+    bytes_accessed: float | None  # likewise
+    hlo: str  # the optimised program
 
 
 def compile_program(function: Callable, carry: Any, *constants: Any, num_steps: int) -> Program:
-    """Compiles ``function(carry, *constants) -> (carry, anything)``, the carry donated."""
+    """Compiles ``function(carry, *constants) -> (carry, anything)``, the carry donated.
+
+    A function that is compiled anyway, one with a method ``lower``, stays as it is.
+    """
+    compiles = hasattr(function, "lower")
+    jitted: Any = function if compiles else jax.jit(function, donate_argnums=0)
     start = time.perf_counter()
-    lowered = jax.jit(function, donate_argnums=0).lower(carry, *constants)
+    lowered = jitted.lower(carry, *constants)
     traced = time.perf_counter()
     compiled = lowered.compile()
     done = time.perf_counter()
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    peak = None
+    if memory is not None:
+        held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+        peak = held - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     return Program(
-        run=lambda carry: compiled(carry, *constants)[0],
+        run=lambda carry: jitted(carry, *constants),
         num_steps=num_steps,
         trace_seconds=traced - start,
         compile_seconds=done - traced,
         temp_bytes=getattr(memory, "temp_size_in_bytes", None),
-        peak_bytes=getattr(memory, "peak_memory_in_bytes", None),
+        peak_bytes=peak,
         flops=costs.get("flops"),
         bytes_accessed=costs.get("bytes accessed"),
+        hlo=compiled.as_text() or "",
     )
 
 
@@ -81,20 +93,24 @@ class Seconds:
     cpu: float  # of this process: on a pinned core, the wall time less what other jobs took
 
 
-def time_call(program: Program, carry: Any) -> tuple[Any, Seconds]:
-    """Runs the program once and returns its carry and the seconds a step."""
+def time_calls(program: Program, carry: Any, num_calls: int = 1) -> tuple[Any, Seconds]:
+    """Runs the program so many times and returns its carry and the seconds a step."""
     wall, cpu = time.perf_counter(), time.process_time()
-    carry = jax.block_until_ready(program.run(carry))
+    for _ in range(num_calls):
+        carry, _ = jax.block_until_ready(program.run(carry))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return carry, Seconds(wall / program.num_steps, cpu / program.num_steps)
+    num_steps = num_calls * program.num_steps
+    return carry, Seconds(wall / num_steps, cpu / num_steps)
 
 
-def product_program(num_products: int) -> tuple[Program, Any]:
-    """A scan of dependent float32 products of `PRODUCT_SHAPE`; returns it with its carry."""
-    rows, depth, columns = PRODUCT_SHAPE
-    key_x, key_w = jax.random.split(jax.random.key(0))
-    x = jax.random.normal(key_x, (rows, depth))
-    w = jnp.linalg.qr(jax.random.normal(key_w, (depth, columns)))[0]  # products stay bounded
+def product_program(
+    num_products: int, shape: tuple[int, int, int] = PRODUCT_SHAPE
+) -> tuple[Program, Any]:
+    """A scan of dependent float32 products [rows, depth] × [depth, columns], and its carry."""
+    rows, depth, columns = shape
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(rows, depth)), jnp.float32)
+    w, _ = np.linalg.qr(rng.normal(size=(depth, columns)))  # orthogonal: products stay bounded
 
     def run(x, w):
         def body(x, _):
@@ -103,13 +119,23 @@ def product_program(num_products: int) -> tuple[Program, Any]:
 
         return jax.lax.scan(body, x, None, length=num_products)
 
-    return compile_program(run, x, w, num_steps=num_products), x
+    return compile_program(run, x, jnp.asarray(w, jnp.float32), num_steps=num_products), x
 
 
-def product_flops() -> int:
-    """FLOPs of one product of `PRODUCT_SHAPE`."""
-    rows, depth, columns = PRODUCT_SHAPE
+def product_flops(shape: tuple[int, int, int] = PRODUCT_SHAPE) -> int:
+    """FLOPs of one product."""
+    rows, depth, columns = shape
     return 2 * rows * depth * columns
+
+
+def copy_program(num_copies: int, num_bytes: int) -> tuple[Program, Any]:
+    """A scan of passes that read and write an array of so many bytes once each, and its carry."""
+    x = jnp.zeros(num_bytes // 4)
+
+    def run(x):
+        return jax.lax.scan(lambda x, _: (x + 1.0, None), x, None, length=num_copies)
+
+    return compile_program(run, x, num_steps=num_copies), x
 
 
 def resident_bytes() -> int:

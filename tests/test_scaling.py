@@ -4,12 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import communication, scaling, scaling_estimate, scaling_report
-from benchmarks.cases import all_cases
+from benchmarks import communication, scaling_estimate, scaling_report
+from benchmarks.rows import read_rows
 from tests.processes import ROOT
 
 
@@ -165,17 +164,19 @@ def test_unreadable_programs_are_refused():
         communication.communication(odd)
 
 
-def test_binary_on_two_host_devices(tmp_path):
-    """One process for each number of devices, and a report of all."""
-    out = tmp_path / "scaling"
-    line = ["-m", "benchmarks.scaling", f"--out={out}", "--cases=toy_dsm_kl_n0"]
-    line += ["--devices=1,2", "--repeats=1", "--batch=3", "--scaling=strong"]
-    line += ["--shard_parameters_from=8"]
+def test_suite_on_two_host_devices(tmp_path):
+    """One process for each cell, and a report of all."""
+    out = tmp_path / "out"
+    line = ["-m", "benchmarks.sweep", "--suite=scaling", f"--out={out}", "--cases=toy_dsm_kl_n0"]
+    line += ["--repeats=1", "--grid=batch=3", "--grid=scaling=strong"]
+    line += ["--grid=shard_parameters_from=0,8"]
     done = on_host_devices(1, *line)
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(text) for text in (out / "scaling.jsonl").read_text().splitlines()]
-    measured = [(row["devices"], row["batch"], row["shard_parameters_from"]) for row in rows]
-    assert measured == [(1, 4, None), (2, 4, None), (2, 4, 8)]
+    rows = read_rows(out / "scaling.jsonl")
+    measured = [
+        (r["cell"]["devices"], r["cell"]["batch"], r["cell"]["shard_parameters_from"]) for r in rows
+    ]
+    assert measured == [(1, 4, 0), (2, 4, 0), (2, 4, 8)]
     single, copied, divided = rows
     assert single["communication"] == {}
     count, size = copied["communication"]["all-reduce"]
@@ -183,52 +184,34 @@ def test_binary_on_two_host_devices(tmp_path):
     assert count >= 6
     assert size >= 4 * (5 * 12 + 14)
     assert set(divided["communication"]) >= {"all-gather"}
-    assert all(row["ms"] > 0 for row in rows)
+    assert all(min(row["wall_ms"]) > 0 for row in rows)
     table = (out / "scaling.md").read_text()
     assert table.count("toy_dsm_kl_n0") == 3
     assert "cannot be faster" in table
     assert (out / "scaling.png").stat().st_size > 0
 
 
-def test_device_counts_and_results_that_exist_are_refused(tmp_path, monkeypatch):
-    def set_flags(devices, out):
-        monkeypatch.setattr(scaling, "_DEVICES", SimpleNamespace(value=devices))
-        monkeypatch.setattr(scaling, "_OUT", SimpleNamespace(value=str(out)))
-        monkeypatch.setattr(scaling, "_CASES", SimpleNamespace(value="toy_dsm_kl_n0"))
-        monkeypatch.setattr(scaling, "_ONLY", SimpleNamespace(value=None))
-
-    for devices in (["2", "1"], ["1", "1"], ["2"], ["1", "x"], []):
-        set_flags(devices, tmp_path)
-        with pytest.raises(ValueError, match="--devices must be rising numbers from 1, got"):
-            scaling.main()
-    (tmp_path / "scaling.jsonl").touch()
-    set_flags(["1", "2"], tmp_path)
-    with pytest.raises(ValueError, match=r"--out must hold no scaling.jsonl yet"):
-        scaling.main()
-
-
-def _row(**values):
+def _row(*, devices=1, batch=10, scaling=None, ms=2.0, cpu_ms=1.0, xla_mflop=5.0):
+    cell = {"case": "a", "devices": devices, "scaling": scaling, "batch": batch}
     row = {
-        "case": "a",
-        "scaling": "weak",
-        "devices": 1,
-        "batch": 10,
-        "shard_parameters_from": None,
+        "cell": {**cell, "shard_parameters_from": 0},
         "communication": {},
         "unknown_loops": 0,
-        "ms": 2.0,
-        "cpu_ms": 1.0,
-        "xla_flops": 5.0,
+        "xla_mflop": xla_mflop,
     }
-    return {**row, **values}
+    if ms is not None:
+        row |= {"clock": "wall", "wall_ms": [ms, 9.0], "cpu_ms": [9.0, cpu_ms]}
+    return row
 
 
 def test_efficiency_and_work_are_those_of_one_example():
     rows = [
         _row(),
-        _row(devices=4, batch=40, ms=4.0, cpu_ms=4.4, xla_flops=30.0),
-        _row(devices=4, ms=1.0, cpu_ms=1.1, scaling="strong"),
-        _row(devices=4, ms=None, cpu_ms=None),
+        _row(devices=4, batch=40, scaling="weak", ms=4.0, cpu_ms=4.4, xla_mflop=7.5),
+        _row(devices=4, ms=1.0, cpu_ms=1.1, scaling="strong", xla_mflop=1.25),
+        _row(devices=4, ms=None, scaling="strong", xla_mflop=1.25),
+        _row(devices=4, batch=4, scaling="strong"),  # of another batch, with none to compare with
+        {"cell": {"case": "a", "devices": 2}, "error": "no memory"},
     ]
     compared = scaling_report.relative(rows)
     assert [row["efficiency"] for row in compared] == [1.0, 0.5, 0.5, None]
@@ -239,19 +222,15 @@ def test_efficiency_and_work_are_those_of_one_example():
 def test_estimate_is_the_sum_of_its_parts():
     """Closed form: 8 examples of 1 MFLOP, two devices, a gradient of 50 bytes."""
     machine = scaling_estimate.Machine("two", 2, peak=2e6, memory=100.0, ring=100.0, latency=0.25)
-    row = _row(
-        batch=8,
-        matmul_mflop=8.0,
-        state_bytes=50.0,
-        communication={"all-reduce": [1, 50.0]},
-    )
+    row = {
+        "batch": 8,
+        "matmul_mflop": 8.0,
+        "state_bytes": 50.0,
+        "communication": {"all-reduce": [1, 50.0]},
+    }
     found = scaling_estimate.estimate(row, machine, batch=8, fraction=0.5)
     assert found["compute"] == pytest.approx(4.0)
     assert found["update"] == pytest.approx(1.0)
     assert found["communication"] == pytest.approx(0.75)
     assert found["strong"] == pytest.approx(9.0 / 5.75 / 2)
     assert found["weak"] == pytest.approx(5.0 / 5.75)
-
-
-def test_default_cases_exist():
-    assert set(scaling.DEFAULT_CASES.split(",")) <= set(all_cases())

@@ -1,0 +1,31 @@
+"""Keeping a process to one core, so that its times compare."""
+
+import os
+import sys
+
+
+def pin_to_one_core(core: int | None) -> int | None:
+    """Keeps this process, and XLA's thread pools, to one core; call it before importing jax.
+
+    Args:
+      core: which; None takes the last that the process may run on.
+
+    Returns:
+      The core, or None where the system cannot pin, which is said on stderr.
+
+    Raises:
+      ValueError: if the process may not run on that core.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+    if not hasattr(os, "sched_setaffinity"):
+        if core is not None:
+            raise ValueError(f"core {core}: this system cannot pin a process to a core")
+        print("not pinned: this system has no sched_setaffinity", file=sys.stderr)
+        return None
+    allowed = sorted(os.sched_getaffinity(0))
+    core = allowed[-1] if core is None else core
+    if core not in allowed:
+        raise ValueError(f"core must be one of {allowed}, got {core}")
+    os.sched_setaffinity(0, {core})
+    return core
