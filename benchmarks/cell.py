@@ -57,6 +57,8 @@ def measure(suite: str, cell: dict[str, Any], repeats: int, *, clock: str) -> di
     steps, turns = built.num_steps, {"unknown_turns": built.unknown_turns}
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(built.carry))
     program = timing.compile_program(built.function, built.carry, *built.constants, num_steps=steps)
+    products: int | None
+    moved: float | None
     try:
         products = flops.matmul_flops(built.step, *built.step_args, **turns)
         moved = traffic.memory_traffic(program.hlo, **turns) / steps

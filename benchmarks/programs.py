@@ -54,7 +54,7 @@ def build(suite: str, cell: Cell) -> Built:
 def _steps(cell):
     case = all_cases()[cell["case"]]
     step, state, data = case.build()
-    shape = (case.steps_per_call, cell["batch"])
+    shape: tuple[int, ...] = (case.steps_per_call, cell["batch"])
     if cell["seeds"] > 1:
         keys = jax.random.split(state.key, cell["seeds"])
         state = jax.vmap(lambda key: replace(state, key=key))(keys)

@@ -19,14 +19,14 @@ MEANINGS = {
     "K": "lower steps",
     "L": "particles",
     "batch": "examples",
-    "latents": "latents",
-    "visibles": "visibles",
+    "latents": "size of h",
+    "visibles": "size of v",
     "width": "channels",
-    "chains": "chains",
-    "steps": "steps of a chain",
-    "temperatures": "temperatures",
-    "seeds": "seeds in one program",
-    "devices": "devices",
+    "chains": "Markov chains",
+    "steps": "of a chain",
+    "temperatures": "values of β",
+    "seeds": "in one program",
+    "devices": "that share a batch",
 }
 
 
