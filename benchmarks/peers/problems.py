@@ -53,7 +53,9 @@ class _Family:
         targets = {"compile": 1.0, "torchopt": 1.0}
         if eager is not None:
             targets["eager"] = eager
-        return Problem(case, self.model, self.num_latents, self.objective, **options, targets=targets)
+        return Problem(
+            case, self.model, self.num_latents, self.objective, **options, targets=targets
+        )
 
 
 def all_problems() -> dict[str, Problem]:

@@ -1,4 +1,4 @@
-"""PyTorch by `torch.func`: a pure step of nested transformations, eager or as one compiled graph."""
+"""PyTorch by `torch.func`: a pure step of nested transformations, eager or compiled whole."""
 
 from functools import partial
 from typing import Any

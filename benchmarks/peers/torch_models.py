@@ -121,7 +121,9 @@ class DeepEBLVM:
         return x
 
     def energy(self, theta, v, h):
-        coupled = torch.addmm(theta["coupling/bias"], self._trunk(theta, v), theta["coupling/kernel"])
+        coupled = torch.addmm(
+            theta["coupling/bias"], self._trunk(theta, v), theta["coupling/kernel"]
+        )
         if h.ndim == 3:
             coupled = coupled[:, None]
         both = torch.cat([coupled + h, h], -1)

@@ -67,8 +67,7 @@ def named(
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree["params"])
     paths = ["/".join(entry.key for entry in path) for path, _ in leaves]
     return {
-        path: convert(path, np.asarray(leaf))
-        for path, (_, leaf) in zip(paths, leaves, strict=True)
+        path: convert(path, np.asarray(leaf)) for path, (_, leaf) in zip(paths, leaves, strict=True)
     }
 
 

@@ -1,8 +1,6 @@
-"""Proves a case's peers equal to the library and times them in turn with it."""
+"""Training steps of the library and of its peers, to be proved equal and timed."""
 
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,21 +10,17 @@ import numpy as np
 
 from benchmarks.cases import Case
 from benchmarks.peers import clock, proof
+from benchmarks.peers.peer import Peer
 from benchmarks.peers.problems import Problem
-from benchmarks.peers.training_peers import Peer
 from jbism.training import TrainState, train_steps
 
+_PYTORCH = (
+    Peer("eager", ("torch",), "benchmarks.peers.torch_eager:build"),
+    Peer("func", ("torch",), "benchmarks.peers.torch_functional:build"),
+    Peer("compile", ("torch",), "benchmarks.peers.torch_functional:build_compiled"),
+)
+_TORCHOPT = Peer("torchopt", ("torch", "torchopt"), "benchmarks.peers.torchopt_bism:build")
 _WARM_STEPS = 3  # so that the proof starts from moments that are not zero
-
-
-@dataclass(frozen=True)
-class Proven:
-    """A peer's step that has done the library's work."""
-
-    peer: Peer
-    step: Callable
-    difference: float
-    compile_seconds: float
 
 
 @dataclass(frozen=True)
@@ -54,36 +48,50 @@ class Ours:
         return cls(run, data, before, after, metrics, np.asarray(data[rows[_WARM_STEPS]]))
 
 
-def prove(problem: Problem, peer: Peer, ours: Ours) -> Proven:
-    """Builds a peer's step and proves it equal.
+@dataclass(frozen=True)
+class TrainingContest:
+    """A training step, by the library and by those peers that can write it."""
 
-    Raises:
-      benchmarks.peers.proof.DisagreementError: if it is not.
-    """
-    step = peer.build(problem, ours.v.shape)
-    start = time.perf_counter()
-    found = proof.differences(problem, step, ours.before, ours.after, ours.metrics, ours.v)
-    seconds = time.perf_counter() - start
-    return Proven(peer, step, proof.check(found, f"{peer.name} on {problem.case}"), seconds)
+    case: Case
+    problem: Problem
 
+    @property
+    def name(self) -> str:
+        """The case's."""
+        return self.case.name
 
-def measure(
-    case: Case, problem: Problem, ours: Ours, proven: list[Proven], repeats: int
-) -> Iterator[dict[str, Any]]:
-    """Times the library and the peers in turn; yields a row for each peer."""
-    programs = [_our_program(case, ours), *(_peer_program(case, problem, ours, p) for p in proven)]
-    names = ["jbism", *(p.peer.name for p in proven)]
-    times = clock.alternate(dict(zip(names, programs, strict=True)), repeats)
-    for one in proven:
-        yield {
-            "case": case.name,
-            "peer": one.peer.name,
-            "versions": one.peer.versions(),
-            "difference": one.difference,
-            "first_call_seconds": one.compile_seconds,
-            **clock.compared(times["jbism"], times[one.peer.name]),
-            "target": problem.targets.get(one.peer.name),
-        }
+    @property
+    def peers(self) -> dict[str, Peer]:
+        """PyTorch's that unroll or have nothing to; TorchOpt's where there is a hypergradient."""
+        solves = self.problem.num_solve_steps is not None
+        peers = [] if solves else list(_PYTORCH)
+        if solves or self.problem.num_virtual:
+            peers.append(_TORCHOPT)
+        return {peer.name: peer for peer in peers}
+
+    @property
+    def targets(self) -> Mapping[str, float]:
+        """The problem's."""
+        return self.problem.targets
+
+    def ours(self) -> Ours:
+        """Takes the library's first few steps."""
+        return Ours.of(self.case)
+
+    def prove(self, peer: str, ours: Ours) -> tuple[Callable, float]:
+        """Builds a peer's step and compares one step of it."""
+        import torch
+
+        torch.set_num_threads(1)
+        step = self.peers[peer].build(self.problem, ours.v.shape)
+        found = proof.differences(self.problem, step, ours.before, ours.after, ours.metrics, ours.v)
+        return step, proof.check(found, f"{peer} on {self.name}")
+
+    def program(self, ours: Ours, proven: Callable | None) -> clock.Program:
+        """Whole steps, with the batch gathered and the noise drawn."""
+        if proven is None:
+            return _our_program(self.case, ours)
+        return _peer_program(self.case, self.problem, ours, proven)
 
 
 def _our_program(case, ours):
@@ -98,7 +106,7 @@ def _our_program(case, ours):
     return clock.Program(run, multiple=case.steps_per_call)
 
 
-def _peer_program(case, problem, ours, proven):
+def _peer_program(case, problem, ours, step):
     import torch
 
     from benchmarks.peers.torch_models import model_of
@@ -113,7 +121,7 @@ def _peer_program(case, problem, ours, proven):
     def run(num_steps):
         nonlocal state
         for i in range(num_steps):
-            state, _ = proven.step(state, data[rows[i % len(rows)]], draw())
+            state, _ = step(state, data[rows[i % len(rows)]], draw())
 
     return clock.Program(run)
 
@@ -121,8 +129,3 @@ def _peer_program(case, problem, ours, proven):
 def _indices(num_steps, batch_size, num_examples):
     rng = np.random.default_rng(0)
     return rng.integers(0, num_examples, (num_steps, batch_size))
-
-
-def log(message: str) -> None:
-    """Says on stderr what goes on."""
-    print(message, file=sys.stderr, flush=True)
