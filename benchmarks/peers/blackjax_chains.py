@@ -45,10 +45,10 @@ def langevin(contest: Langevin) -> Chain:
 
 def hmc(contest: HMC) -> Chain:
     """Hamiltonian Monte Carlo with a unit metric, its kernel mapped over the chains."""
-    target = contest.target
+    target, energy = contest.target, contest.target.energy
 
     def log_density(x):
-        return -target.energy(x)
+        return -energy(x)
 
     kernel = blackjax.hmc.build_kernel()
     metric = jnp.ones(target.dim)

@@ -38,10 +38,11 @@ class Target:
         """[chains, dim]."""
         return jax.random.normal(jax.random.key(1), (self.num_chains, self.dim))
 
-    def energy(self, v: jax.Array) -> jax.Array:
+    @cached_property
+    def energy(self) -> Callable[[jax.Array], Any]:
         """The free energy of one v."""
         rbm = energies.GaussianRBM(self.num_hidden)
-        return rbm.apply(self.theta, v, method="free_energy")  # type: ignore[return-value]
+        return partial(rbm.apply, self.theta, method="free_energy")
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ class Langevin:
     def ours(self) -> Callable[[jax.Array, jax.Array, int], jax.Array]:
         """Returns ``(key, x, num_steps) -> x``."""
 
+        chain = partial(samplers.langevin, energy=self.target.energy, step_size=self.step_size)
+
         @partial(jax.jit, static_argnums=2)
         def run(key, x, num_steps):
-            temperatures = jnp.ones(num_steps)
-            energy, size = self.target.energy, self.step_size
-            return samplers.langevin(key, x, temperatures, energy=energy, step_size=size)
+            return chain(key, x, jnp.ones(num_steps))
 
         return run
 
@@ -108,9 +109,11 @@ class HMC:
     def ours(self) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
         """Returns ``(keys, x) -> (x, acceptance)`` for all chains."""
 
+        energy = self.target.energy
+
         def one(key, x):
             def log_density(x):
-                return -self.target.energy(x)
+                return -energy(x)
 
             return _hmc_step(key, x, log_density, self.step_size, self.num_leapfrog_steps)
 
