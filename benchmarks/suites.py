@@ -133,8 +133,8 @@ def parse_grid(texts: list[str]) -> Grid:
     return grid
 
 
-def select(names: list[str], patterns: str) -> list[str]:
-    """Returns the names that match one of the comma-separated shell patterns.
+def select(names: list[str], patterns: str, *, flag: str = "--cases") -> list[str]:
+    """Returns the names that match one of the comma-separated shell patterns of a flag.
 
     Raises:
       ValueError: if a pattern matches none.
@@ -147,7 +147,7 @@ def select(names: list[str], patterns: str) -> list[str]:
     for pattern in patterns.split(","):
         matches = fnmatch.filter(names, pattern)
         if not matches:
-            raise ValueError(f"--cases: {pattern!r} matches none of {', '.join(names)}")
+            raise ValueError(f"{flag}: {pattern!r} matches none of {', '.join(names)}")
         selected += [name for name in matches if name not in selected]
     return selected
 
