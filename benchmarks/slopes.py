@@ -60,7 +60,8 @@ def slope(x: Sequence[float], y: Sequence[float], *, above_first: bool = False) 
     Args:
       x: values of a parameter, rising.
       y: the cost at each.
-      above_first: fit y - y[0] against x - x[0] instead.
+      above_first: fit y - y[0] against x - x[0] instead, each point by the square of its growth:
+        what disturbs a cost disturbs the logarithm of a small growth most.
 
     Returns:
       The slope, None if fewer than two points are left.
@@ -71,10 +72,12 @@ def slope(x: Sequence[float], y: Sequence[float], *, above_first: bool = False) 
     """
     if above_first:
         x, y = [a - x[0] for a in x[1:]], [b - y[0] for b in y[1:]]
-    points = [(math.log(a), math.log(b)) for a, b in zip(x, y, strict=True) if a > 0 and b > 0]
-    if len(points) < 2:
+    pairs = [(a, b) for a, b in zip(x, y, strict=True) if a > 0 and b > 0]
+    if len(pairs) < 2:
         return None
-    mean_x = sum(a for a, _ in points) / len(points)
-    mean_y = sum(b for _, b in points) / len(points)
-    squares = sum((a - mean_x) ** 2 for a, _ in points)
-    return sum((a - mean_x) * (b - mean_y) for a, b in points) / squares
+    points = [(math.log(a), math.log(b), b**2 if above_first else 1.0) for a, b in pairs]
+    total = sum(w for _, _, w in points)
+    mean_x = sum(w * a for a, _, w in points) / total
+    mean_y = sum(w * b for _, b, w in points) / total
+    squares = sum(w * (a - mean_x) ** 2 for a, _, w in points)
+    return sum(w * (a - mean_x) * (b - mean_y) for a, b, w in points) / squares

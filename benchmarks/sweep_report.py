@@ -94,7 +94,7 @@ def fits(suite: Suite, rows: list[Row]) -> list[Fit]:
             growth = next(expected, None)
             for group in groups.values():
                 points = sorted(
-                    (row["cell"][parameter], y)
+                    (row["cell"][parameter], y * _slowness(row, group, quantity))
                     for row in group
                     if (y := cost(row, quantity)) is not None
                 )
@@ -103,6 +103,14 @@ def fits(suite: Suite, rows: list[Row]) -> list[Fit]:
                     held = _others(group[0], parameter)
                     found.append(Fit(case, parameter, held, values, costs, quantity, growth))
     return found
+
+
+def _slowness(row, group, quantity):
+    """What scales a time to the median rate of products, for that of a shared machine varies."""
+    if quantity != "time":
+        return 1.0
+    rates = [other["product_gflops"] for other in group if times(other)]
+    return row["product_gflops"] / statistics.median(rates)
 
 
 def _others(row, parameter):
@@ -243,7 +251,8 @@ def caption(name: str, rows: list[Row], machine: dict[str, Any]) -> str:
         text += (
             f" Times are of one {suite.unit}, {clock}: median and least of "
             f"{' or '.join(map(str, counts))} samples; spread: their middle half. Slopes and "
-            f"shares rest on the least. Beside them the machine multiplied at "
+            f"shares rest on the least, slopes scaled by the rate of products beside it. Beside "
+            f"them the machine multiplied at "
             f"{_range(timed, 'product_gflops')} GFLOP/s and copied at "
             f"{_range(timed, 'copy_gbytes')} GB/s read and written; of roofline: the longer of "
             "what products and traffic take at these rates, as a share of the time."

@@ -87,14 +87,13 @@ def test_devices_share_a_batch_or_bring_their_own():
 
 @pytest.mark.parametrize("name", ["estimators", "hypergradients", "samplers", "ais"])
 def test_every_case_is_a_program_of_its_parameters(name):
-    """What a call returns to begin the next one has the shapes that it began with."""
+    """What a call returns to begin the next one is of the structure that it began with."""
     small = {"chains": 2, "width": 2, "batch": 2}
     for case, of in suites.SUITES[name].cases.items():
         cell = {"case": case, **{key: small.get(key, 3) for key in of.parameters}}
         built = programs.build(name, cell)
         shape = jax.eval_shape(built.function, built.carry, *built.constants)
         assert jax.tree.structure(shape[0]) == jax.tree.structure(built.carry)
-        assert flops.matmul_flops(built.step, *built.step_args, unknown_turns=1) > 0
 
 
 def test_seeds_are_mapped_over_one_program():
