@@ -18,6 +18,9 @@ from jbism import divergences, energies, hypergradients, losses, networks, poste
 from jbism.hypergradients import Unroll
 from jbism.training import bism_step, create_state, vages_step
 
+# What the peers warn of in themselves is not the library's.
+pytestmark = pytest.mark.filterwarnings("default")
+
 ADAM = cases.ADAM
 DIVERGENCES = {"kl": divergences.KL(), "mean_field_kl": divergences.MeanFieldKL()}
 
