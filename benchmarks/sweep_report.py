@@ -328,7 +328,7 @@ def _draw_fits(axis, found, parameter, quantity, colors):
         axis.set_ylim(min(costs) / 1.5, max(costs) * 1.5)
     axis.set_xticks(values, [str(value) for value in values])
     axis.minorticks_off()
-    axis.set_xlabel(f"{parameter}: {MEANINGS[parameter]}")
+    axis.set_xlabel(_axis_label(parameter))
     axis.set_ylabel(_UNITS[quantity])
     _plain_ticks(axis.yaxis)
     axis.grid(alpha=0.3)
@@ -365,3 +365,8 @@ def _plain_ticks(axis):
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _axis_label(parameter):
+    meaning = MEANINGS[parameter]
+    return meaning if meaning == parameter else f"{parameter}: {meaning}"
