@@ -66,9 +66,11 @@ def run(main: Callable[[], None]) -> None:
             if _TRACEBACK.value:
                 traceback.print_exc()
             _fail(str(error))
-        except Exception:
+        except Exception as error:
             if not jax.distributed.is_initialized():
                 raise
+            if isinstance(error, jax.errors.JaxRuntimeError) and not _TRACEBACK.value:
+                _fail(f"another process may have ended: {str(error).splitlines()[0]}")
             traceback.print_exc()
             _leave(1)
 

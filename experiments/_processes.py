@@ -35,15 +35,24 @@ def join() -> None:
         "num_processes": _NUM_PROCESSES.value,
         "process_id": _PROCESS_ID.value,
     }
+    if _COORDINATOR.value is not None and not _COORDINATOR.value.rpartition(":")[2].isdecimal():
+        raise ValueError(f"--coordinator_address must be HOST:PORT, got {_COORDINATOR.value!r}")
     missing = [name for name, value in given.items() if value is None]
     if len(missing) == len(given) and not _DISTRIBUTED.value:
         return
     if missing and len(missing) < len(given):
-        raise ValueError(f"--{missing[0]} must be given with the others of --{', --'.join(given)}")
+        raise ValueError(
+            f"--{', --'.join(given)} go together, but --{', --'.join(missing)} is missing"
+        )
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is the training loop's
     try:
         jax.distributed.initialize(**given)
     except (RuntimeError, ValueError) as error:
+        if missing and "coordinator_address" in str(error):
+            raise ValueError(
+                "--distributed: no environment of Slurm, Open MPI, GKE or a TPU pod was found; "
+                f"give --{', --'.join(given)} instead"
+            ) from error
         flag = "--distributed" if missing else "--coordinator_address"
         raise ValueError(f"{flag}: {error}") from error
 

@@ -36,6 +36,7 @@ from jbism.training import (
     TrainState,
     WorkdirError,
     any_process,
+    config_differences,
     fit,
     is_primary,
     lock_workdir,
@@ -72,6 +73,7 @@ _MAY_DIFFER = (
 def main() -> None:
     _processes.join()
     experiment, layout = _processes.together(_build)
+    _check_same(experiment.config)
     workdir = pathlib.Path(_WORKDIR.value).absolute()
     with contextlib.ExitStack() as stack:
         on_primary(lambda: stack.enter_context(lock_workdir(workdir)))
@@ -84,6 +86,21 @@ def main() -> None:
 def _build() -> tuple[Experiment, DataParallel | None]:
     experiment = build(_CONFIG.value)
     return experiment, build_layout(experiment.config)
+
+
+def _check_same(config) -> None:
+    """Raises where a process has another config than the first one, but for its data's place."""
+    own = json.loads(config.to_json())
+    first = on_primary(lambda: own)
+
+    def compare():
+        differences = config_differences(first, own, ("data.dir",))
+        if differences:
+            raise ValueError(
+                f"config of process 0 and of process {jax.process_index()}: {differences}"
+            )
+
+    _processes.together(compare)
 
 
 def _open(workdir: pathlib.Path, config) -> None:

@@ -88,6 +88,7 @@ def validate(config: ConfigDict) -> None:
     What a section's own constructor checks is left to it.
     """
     with naming("--config"):
+        getattr(config, "name", None)  # what stands for a file that failed raises why it did
         _checks.instance("get_config()", config, ConfigDict)
     _compare_keys(config.to_dict(), base.get_config().to_dict(), "config")
     try:
@@ -132,7 +133,7 @@ def _check_training(config):
 def _check_devices(config):
     mesh, guard = config.mesh, config.guard
     if mesh.data != -1:
-        _checks.integer("config.mesh.data", mesh.data, minimum=1)
+        _checks.integer("config.mesh.data (or -1, for all devices)", mesh.data, minimum=1)
     if mesh.model != 1:
         raise ValueError(f"config.mesh.model must be 1: it is reserved, got {mesh.model}")
     _checks.integer("config.mesh.shard_parameters_from", mesh.shard_parameters_from, minimum=0)

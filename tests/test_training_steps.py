@@ -11,6 +11,7 @@ from jbism.training import (
     bilevel_step,
     contrastive_step,
     create_state,
+    make_mesh,
     train_steps,
 )
 from tests import oracles
@@ -196,3 +197,17 @@ def test_steps_over_pixels_in_memory_and_in_batches():
         train_steps(step, data.astype(np.int32))
     with pytest.raises(ValueError, match="data must have a non-empty leading batch axis"):
         train_steps(step, data[:0])
+
+
+@pytest.mark.parametrize("rows", [[[0, 4]], [[-1, 0]], [0, 1]])
+def test_indices_have_to_be_of_rows(rows):
+    run = train_steps(lambda state, v: (state, {}), jnp.arange(4.0))
+    message = r"must have shape" if np.ndim(rows) == 1 else r"must be in \[0, 4\), the rows of data"
+    for indices in (np.array(rows), jnp.array(rows)):
+        with pytest.raises(ValueError, match=f"indices {message}"):
+            run(jnp.zeros(()), indices)
+
+
+def test_a_mesh_is_no_layout():
+    with pytest.raises(TypeError, match="layout must be DataParallel, got Mesh"):
+        train_steps(lambda state, v: (state, {}), jnp.arange(4.0), layout=make_mesh(1))

@@ -15,7 +15,12 @@ from jbism.training._processes import ProcessError, any_process, is_primary, on_
 from jbism.training._rollbacks import Rollbacks, with_adjustable_rate
 from jbism.training._state import TrainState, create_state
 from jbism.training._step import bilevel_step, train_steps
-from jbism.training._workdir import WorkdirError, lock_workdir, open_workdir
+from jbism.training._workdir import (
+    WorkdirError,
+    config_differences,
+    lock_workdir,
+    open_workdir,
+)
 from jbism.training._writer import MetricsWriter
 
 __all__ = [
@@ -35,6 +40,7 @@ __all__ = [
     "bilevel_step",
     "bism_step",
     "checkpoint_steps",
+    "config_differences",
     "contrastive_step",
     "create_state",
     "fit",

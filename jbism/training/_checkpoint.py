@@ -205,6 +205,8 @@ class Checkpointer:
         """
         if step is None:
             step = self.latest_step()
+        else:
+            step = _checks.integer("step", step, minimum=0)
         if step is None:
             raise CheckpointError(f"{self.directory}: no checkpoint")
         entries, content = self._content(step)

@@ -150,6 +150,10 @@ def fit(
       >>> print(state.step, round(float(state.mean), 1))
       200 2.6
     """
+    if checkpointer is not None:
+        _checks.instance("checkpointer", checkpointer, Checkpointer)
+    if writer is not None:
+        _checks.instance("writer", writer, MetricsWriter)
     _check_intervals(steps_per_call, log_every, checkpointer, checkpoint_every, callbacks)
     if largest_metric is not None:
         largest_metric = _checks.positive("largest_metric", largest_metric)

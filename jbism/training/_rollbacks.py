@@ -20,6 +20,7 @@ from jbism.training._workdir import replace_file
 FILE = "rollbacks.jsonl"
 _RATE_SCALE = "rate_scale"
 _NOTE = "rollbacks"
+_OPT_STATES = ("theta_opt_state", "phi_opt_state")
 
 
 def with_adjustable_rate(
@@ -104,11 +105,25 @@ class Rollbacks:
         return {_NOTE: len(self.records())}
 
     def applied(self, state: TrainState, checkpointer: Checkpointer) -> TrainState:
-        """Returns the state of a checkpoint changed by the rollbacks since."""
+        """Returns the state of a checkpoint changed by the rollbacks since.
+
+        Raises:
+          ValueError: if rates are to be lowered, and no optimizer can.
+        """
+        return self._changed_since(state, checkpointer, len(self.records()))
+
+    def _changed_since(self, state, checkpointer, number):
+        """Changes a checkpoint's state by the rollbacks after it up to a number."""
+        self._check_rates(state)
         before = checkpointer.notes(int(state.step)).get(_NOTE, 0)
-        for record in self.records()[before:]:
-            state = self._changed(state, record["number"])
+        for n in range(before + 1, number + 1):
+            state = self._changed(state, n)
         return state
+
+    def _check_rates(self, state):
+        scales = [optax.tree.get(getattr(state, name), _RATE_SCALE) for name in _OPT_STATES]
+        if self.rate_factor < 1 and all(scale is None for scale in scales):
+            raise ValueError("rate_factor below 1 needs optimizers made by with_adjustable_rate")
 
     def recover(
         self, error: DivergenceError, checkpointer: Checkpointer, template: TrainState
@@ -124,6 +139,7 @@ class Rollbacks:
           DivergenceError: ``error`` itself, if as many rollbacks as allowed were made, or there is
             no checkpoint.
           CheckpointError: if no checkpoint is intact.
+          ValueError: as `applied`.
         """
         former = self.records()
         number = len(former) + 1
@@ -132,6 +148,7 @@ class Rollbacks:
             state = checkpointer.restore_intact(template, set_aside=True)
         if state is None:
             raise error
+        changed = self._changed_since(state, checkpointer, number)
         record = {
             "number": number,
             "step": error.step,
@@ -142,19 +159,17 @@ class Rollbacks:
         }
         text = "".join(json.dumps(line) + "\n" for line in [*former, record])
         on_primary(lambda: replace_file(pathlib.Path(self.workdir) / FILE, text))
-        return self.applied(state, checkpointer)
+        return changed
 
     def _changed(self, state, number):
         state = replace(state, key=jax.random.fold_in(state.key, number))
         if self.rate_factor == 1.0:
             return state
         lowered = {}
-        for name in ("theta_opt_state", "phi_opt_state"):
+        for name in _OPT_STATES:
             opt_state = getattr(state, name)
             rate = optax.tree.get(opt_state, _RATE_SCALE)
             if rate is not None:
                 rate = rate * self.rate_factor
                 lowered[name] = optax.tree.set(opt_state, **{_RATE_SCALE: rate})
-        if not lowered:
-            raise ValueError("rate_factor below 1 needs optimizers made by with_adjustable_rate")
         return replace(state, **lowered)

@@ -166,7 +166,8 @@ def train_steps(
       look into the program.
 
     Raises:
-      ValueError: if data has no leading axis or is empty.
+      ValueError: if data has no leading axis or is empty; a call, if indices are not [num_steps,
+        batch] or not of rows of the data.
       TypeError: if data or batches are neither floating nor uint8.
 
     Example:
@@ -176,6 +177,8 @@ def train_steps(
       >>> float(state), metrics["sum"].tolist()
       (6.0, [1.0, 5.0])
     """
+    if layout is not None:
+        _checks.instance("layout", layout, DataParallel)
     examples = None if data is None else jnp.asarray(data)
     if examples is not None:
         jax.eval_shape(_check_data, examples)
@@ -210,6 +213,8 @@ class _Run:
         return self.program.lower(state, self._placed(taken), self.examples)
 
     def _placed(self, taken):
+        if self.examples is not None and not isinstance(taken, jax.core.Tracer):
+            _check_indices(np.asarray(taken), len(self.examples))
         if self.layout is None:
             return taken
         taken = np.asarray(taken)
@@ -224,6 +229,17 @@ def _spread(layout, step, state, v):
     whole = constrain({"theta": state.theta, "phi": state.phi}, everywhere)
     state, metrics = step(replace(state, **whole), constrain(v, layout.leading()))
     return constrain(state, shardings), constrain(metrics, everywhere)
+
+
+def _check_indices(indices, num_examples):
+    # JAX takes an index beyond the end for the last.
+    if indices.ndim != 2:
+        raise ValueError(f"indices must have shape (num_steps, batch), got {indices.shape}")
+    if indices.size and not 0 <= indices.min() <= indices.max() < num_examples:
+        raise ValueError(
+            f"indices must be in [0, {num_examples}), the rows of data, got "
+            f"{indices.min()} to {indices.max()}"
+        )
 
 
 def _check_data(examples):

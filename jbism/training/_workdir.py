@@ -161,6 +161,25 @@ def _check_same(path: pathlib.Path, config: dict, may_differ: Sequence[str]) -> 
         former = json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
         raise WorkdirError(f"{path}: {CONFIG} is not valid JSON: {error}") from error
+    differing = config_differences(former, config, may_differ)
+    if differing:
+        raise WorkdirError(f"{path}: {differing}")
+
+
+def config_differences(
+    former: dict[str, Any], config: dict[str, Any], may_differ: Sequence[str] = ()
+) -> str:
+    """Returns how two configurations differ, for reading; an empty string if they do not.
+
+    Args:
+      former: nested dictionaries of JSON values.
+      config: likewise.
+      may_differ: as of `open_workdir`.
+
+    Example:
+      >>> config_differences({"sigma": 0.05}, {"sigma": 0.3})
+      'sigma is 0.05 there, 0.3 here'
+    """
     there, here = dict(_flatten(former)), dict(_flatten(config))
     differing = [
         f"{key} is {there.get(key, 'absent')} there, {here.get(key, 'absent')} here"
@@ -168,9 +187,8 @@ def _check_same(path: pathlib.Path, config: dict, may_differ: Sequence[str]) -> 
         if there.get(key) != here.get(key)
         and not any(key == free or key.startswith(f"{free}.") for free in may_differ)
     ]
-    if differing:
-        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise WorkdirError(f"{path}: {'; '.join(differing[:3])}{more}")
+    more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+    return "; ".join(differing[:3]) + more
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -134,6 +134,18 @@ def test_rates_are_lowered_until_a_blow_up_ends(tmp_path):
     assert_same_runs(killed, run, start)
 
 
+def test_rates_that_cannot_be_lowered_are_refused_before_anything_is_recorded(tmp_path):
+    state = create_state(jax.random.key(3), jnp.ones(2), theta_optimizer=optax.sgd(0.1))
+    rollbacks = Rollbacks(tmp_path, most=1, rate_factor=0.5)
+    with Checkpointer(tmp_path / "checkpoints") as saved:
+        saved.save(state)
+        with pytest.raises(ValueError, match="needs optimizers made by with_adjustable_rate"):
+            rollbacks.applied(state, saved)
+        with pytest.raises(ValueError, match="needs optimizers made by with_adjustable_rate"):
+            rollbacks.recover(DivergenceError(3, "loss", float("nan"), 0), saved, state)
+    assert rollbacks.records() == []
+
+
 def test_a_checkpoint_takes_the_rollbacks_since_it_was_saved(tmp_path):
     def at(step):
         state = create_state(jax.random.key(3), jnp.ones(2), theta_optimizer=optax.sgd(0.1))

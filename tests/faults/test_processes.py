@@ -73,6 +73,30 @@ def test_a_signal_to_one_after_the_last_step_stops_both(tmp_path):
     assert "another process failed" in said[1]
 
 
+def test_processes_of_different_configs_are_refused(tmp_path):
+    codes, _, said = by_two(tmp_path, tmp_path / "run", (), [slower])
+    assert codes == [1, 1], said
+    assert said[1].endswith(
+        "config of process 0 and of process 1: theta_optimizer.learning_rate is 0.001 there, 0.0005 "
+        "here\n"
+    )
+    assert "another process failed" in said[0]
+    assert not (tmp_path / "run").exists()
+
+
+def slower():
+    """Has a process train at another rate."""
+    from experiments import train as binary
+
+    build = binary.build
+
+    def build_slower(config):
+        config.theta_optimizer.learning_rate = 5e-4
+        return build(config)
+
+    binary.build = build_slower
+
+
 def refuse():
     """Has a process fail before it trains."""
     from experiments import train as binary
