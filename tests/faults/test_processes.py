@@ -77,8 +77,8 @@ def test_processes_of_different_configs_are_refused(tmp_path):
     codes, _, said = by_two(tmp_path, tmp_path / "run", (), [slower])
     assert codes == [1, 1], said
     assert said[1].endswith(
-        "config of process 0 and of process 1: theta_optimizer.learning_rate is 0.001 there, 0.0005 "
-        "here\n"
+        "config of process 0 and of process 1: "
+        "theta_optimizer.learning_rate is 0.001 there, 0.0005 here\n"
     )
     assert "another process failed" in said[0]
     assert not (tmp_path / "run").exists()
