@@ -1,15 +1,18 @@
 """The README's code runs, and what it names exists."""
 
+import json
 import pathlib
 import re
+import signal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jbism
 from experiments import restore
 from experiments.builders import build
-from tests.configs import make_config
+from tests.configs import TINY, make_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -46,9 +49,35 @@ def test_python_blocks_run_in_order_and_the_loss_falls(monkeypatch):
     assert jnp.isfinite(namespace["v"]).all()
 
 
+def test_the_loop_of_the_docs_resumes(tmp_path):
+    (block,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "long_runs.md").read_text(), re.DOTALL
+    )
+    namespace: dict = {}
+    exec(block, namespace)
+    experiment = build(make_config("checkerboard_rbm", TINY))
+
+    def train(name, num_steps):
+        start = jax.tree.map(jnp.copy, experiment.initial_state)
+        arguments = experiment.step, start, experiment.dataset.train, experiment.order
+        return namespace["train"](*arguments, tmp_path / name, num_steps)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        whole = train("whole", 40)
+        assert int(train("parts", 20).step) == 20
+        parts = train("parts", 40)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    jax.tree.map(np.testing.assert_array_equal, parts.theta, whole.theta)
+    lines = (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [10, 20, 30, 40]
+
+
 def test_commands_name_existing_modules_configs_and_targets():
     for module in re.findall(r"python -m ([\w.]+)", README):
-        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
     for config in re.findall(r"experiments/configs/\w+\.py", README):
         assert (ROOT / config).is_file(), config
     makefile = (ROOT / "Makefile").read_text()
