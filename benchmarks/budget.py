@@ -7,18 +7,17 @@ FLOPs of matrix products come from the jaxpr, the rest from XLA: FLOPs and bytes
 analysis has them (loop bodies once), scratch memory, and how many programs two calls compile. They
 are the same on every machine of a kind with the same jax: a slower program shows as a difference.
 LLVM optimises little here, which these numbers do not see. The file has an entry for each backend,
-version of jax and architecture that it was made with; without one the exit code is 2.
+version of jax and processor that it was made with; without one the exit code is 2.
 """
 
 import argparse
 import json
 import os
 import pathlib
-import platform
 import sys
 from typing import Any
 
-from benchmarks.cores import pin_to_one_core
+from benchmarks.cores import pin_to_one_core, processor
 
 FILE = pathlib.Path(__file__).with_suffix(".json")
 CASES = (
@@ -106,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     import jax
 
     jax.config.update("jax_enable_compilation_cache", False)  # compilations are counted
-    entry = f"{jax.default_backend()}, jax {jax.__version__}, {platform.machine()}"
+    entry = f"{jax.default_backend()}, jax {jax.__version__}, {processor()}"
     entries = json.loads(FILE.read_text()) if FILE.exists() else {}
     if not options.update and entry not in entries:
         parser.exit(2, f"{FILE.name} has no entry for {entry}: add it by --update\n")

@@ -14,7 +14,7 @@ import pathlib
 import platform
 from typing import Any
 
-from benchmarks.cores import pin_to_one_core
+from benchmarks.cores import pin_to_one_core, processor
 
 _SAMPLE_SECONDS = 0.05  # a timed sample lasts at least as long
 _MEBI = 2**20
@@ -29,7 +29,7 @@ def machine() -> dict[str, Any]:
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count() if jax.default_backend() != "cpu" else None,
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if own else os.cpu_count(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib")},
@@ -138,16 +138,6 @@ def _yardsticks(backend):
     if backend == "cpu":
         return timing.PRODUCT_SHAPE, 200, 2**27, 2  # 128 MiB are in no cache
     return (4096, 4096, 4096), 50, 2**30, 20
-
-
-def _processor():
-    """The processor's name, which Python has on some systems only."""
-    info = pathlib.Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()} ({platform.machine()})"
-    return platform.processor() or platform.machine()
 
 
 def _limit_memory(gibibytes):

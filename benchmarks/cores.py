@@ -1,6 +1,8 @@
-"""Keeping a process to one core, so that its times compare."""
+"""The processor, and keeping a process to one core of it, so that its times compare."""
 
 import os
+import pathlib
+import platform
 import sys
 
 
@@ -29,3 +31,13 @@ def pin_to_one_core(core: int | None) -> int | None:
         raise ValueError(f"core must be one of {allowed}, got {core}")
     os.sched_setaffinity(0, {core})
     return core
+
+
+def processor() -> str:
+    """Returns the name of the processor, which Python has on some systems only."""
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({platform.machine()})"
+    return platform.processor() or platform.machine()

@@ -249,7 +249,7 @@ def test_the_table_tells_targets_met_from_missed(tmp_path):
         row_of("frey", "eager", 3.0, 3.5),
         {"case": "frey", "peer": "torchopt", "skipped": "torchopt not installed"},
     ]
-    machine = {"core": 1, "jax": "0.10.2", "machine": "x86_64", "processor": "P", "python": "3.11"}
+    machine = {"core": 1, "jax": "0.10.2", "processor": "P", "python": "3.11"}
     text = table.markdown(rows, machine)
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
     verdicts = {tuple(line[:2]): line[7] for line in cells if len(line) == 10}

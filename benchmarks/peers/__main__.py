@@ -19,7 +19,7 @@ import pathlib
 import platform
 from typing import Any
 
-from benchmarks.cores import pin_to_one_core
+from benchmarks.cores import pin_to_one_core, processor
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -91,19 +91,9 @@ def _machine(core):
     return {
         "core": core,
         "jax": jax.__version__,
-        "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": processor(),
         "python": platform.python_version(),
     }
-
-
-def _processor():
-    info = pathlib.Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.processor() or "unknown processor"
 
 
 if __name__ == "__main__":

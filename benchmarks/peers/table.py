@@ -53,7 +53,7 @@ def caption(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
     dates = sorted({row["date"] for row in rows})
     pinned = "one pinned core" if machine["core"] is not None else "not pinned"
     return (
-        f"*{machine['processor']} ({machine['machine']}), {pinned}, Python {machine['python']}, "
+        f"*{machine['processor']}, {pinned}, Python {machine['python']}, "
         f"jax {machine['jax']}, {', '.join(versions)}; {', '.join(dates)}. "
         "Milliseconds of CPU time a step, median (fastest). Ratio: the peer's median over ours, "
         "from calls in turn in one process. Difference: the largest relative difference of any "
