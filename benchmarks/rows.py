@@ -1,4 +1,4 @@
-"""The file of a sweep's results: a JSON object a line, one for each cell that ended."""
+"""The file of results of a benchmark: a JSON object a line; of a sweep, one for each cell."""
 
 import json
 import os

@@ -14,6 +14,7 @@ from benchmarks.peers import clock, contests, problems, proof, table, training
 from benchmarks.peers.chains import HMC, Langevin, Target
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.problems import Problem
+from benchmarks.rows import append_row
 from jbism import divergences, energies, hypergradients, losses, networks, posteriors
 from jbism.hypergradients import Unroll
 from jbism.training import bism_step, create_state, vages_step
@@ -262,7 +263,7 @@ def test_the_table_tells_targets_met_from_missed(tmp_path):
 
 
 def test_results_go_on_where_they_stopped(tmp_path):
-    command._append(tmp_path, {"case": "toy", "peer": "eager"})
-    command._append(tmp_path, {"case": "toy", "peer": "func"})
+    append_row(tmp_path / "peers.jsonl", {"case": "toy", "peer": "eager"})
+    append_row(tmp_path / "peers.jsonl", {"case": "toy", "peer": "func"})
     assert [row["peer"] for row in command._rows(tmp_path)] == ["eager", "func"]
     assert json.loads((tmp_path / "peers.jsonl").read_text().splitlines()[0])["case"] == "toy"

@@ -20,6 +20,7 @@ import platform
 from typing import Any
 
 from benchmarks.cores import pin_to_one_core, processor
+from benchmarks.rows import append_row
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,7 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
             row["date"] = datetime.date.today().isoformat()
             print(json.dumps(row))
             if path is not None:
-                _append(path, row)
+                path.mkdir(parents=True, exist_ok=True)
+                append_row(path / "peers.jsonl", row)
     if path is not None:
         _report(path, _machine(core))
 
@@ -67,12 +69,6 @@ def main(arguments: list[str] | None = None) -> None:
 def _rows(path: pathlib.Path) -> list[dict[str, Any]]:
     file = path / "peers.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def _append(path, row):
-    path.mkdir(parents=True, exist_ok=True)
-    with open(path / "peers.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
 
 
 def _report(path, machine):
