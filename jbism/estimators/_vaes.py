@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jbism import _checks
+from jbism._threefry import written_out
 from jbism.estimators._particles import ParticleSource, log_joint
 from jbism.typing import Array, Energy, Key, Latent, Params, Posterior, Refinement
 
@@ -81,7 +82,8 @@ def vaes(
         infer = partial(source.distribution, phi) if control_variate else None
         return score_of_particles(theta, v, h, weights, energy=energy, control_variate=infer)
 
-    return _refuse_derivative(jax.vmap(one)(jax.random.split(key, v.shape[0]), v))
+    keys = jax.random.split(written_out(key), v.shape[0])
+    return _refuse_derivative(jax.vmap(one)(keys, v))
 
 
 def check_control_variate(control_variate: bool, refinement: Refinement | None) -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
 from jbism import _checks
+from jbism._threefry import written_out
 from jbism.estimators._particles import ParticleSource, log_joint
 from jbism.estimators._vaes import check_control_variate, score_of_particles
 from jbism.typing import Array, Energy, Key, Latent, Params, Posterior, Refinement
@@ -108,6 +109,8 @@ def vages(
     check_control_variate(control_variate, refinement)
     constant = jax.lax.stop_gradient(theta)
 
+    keys = jax.random.split(written_out(key), v.shape[0])
+
     def scored(example_key, v):
         sets, weights, q = source.draw(constant, phi, example_key, v)
         infer = partial(source.distribution, phi) if control_variate else None
@@ -117,7 +120,7 @@ def vages(
         log_q = None if refinement is not None else jax.vmap(q.log_prob)(sets[-1])
         return score, sets[-1], weights, log_q
 
-    scores, h, weights, log_q = jax.vmap(scored)(jax.random.split(key, v.shape[0]), v)
+    scores, h, weights, log_q = jax.vmap(scored)(keys, v)
     scores = jax.lax.stop_gradient(scores)
     value, cotangents = jax.value_and_grad(
         lambda s: _checks.scalar("functional(scores)", functional(s))

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jbism import _checks
+from jbism._threefry import written_out
 from jbism.hypergradients import LowerLevel
 from jbism.losses._bidvl_forms import BidvlCompact, BidvlFull, BidvlLowerAux, BidvlUpperAux
 from jbism.losses._bidvl_parts import BidvlParams, Generator, Parts
@@ -69,7 +70,7 @@ def bidvl_lower_loss(
     """
     parts = Parts(energy, generator, posterior)
     v = parts.check(phi, v)
-    return _form(form).lower(parts, theta, phi, key, v)
+    return _form(form).lower(parts, theta, phi, written_out(key), v)
 
 
 def bidvl_upper_loss(
@@ -121,7 +122,7 @@ def bidvl_upper_loss(
     """
     parts = Parts(energy, generator, posterior)
     v = parts.check(phi, v)
-    return _form(form).upper(parts, theta, phi, key, v)
+    return _form(form).upper(parts, theta, phi, written_out(key), v)
 
 
 def bidvl_loss(

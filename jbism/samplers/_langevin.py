@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jbism import _checks
+from jbism._threefry import written_out
 from jbism.typing import Array, Key
 
 
@@ -94,6 +95,8 @@ def run_langevin(
             f"step_size must be a number or a tree prefix of x, {structure}, got {step_size!r}"
         ) from None
     step_sizes = [_checks.positive("step_size", eta) for eta in step_sizes]
+
+    key = written_out(key)
 
     def noise(leaf_key, leaf):
         shape = (1, *leaf.shape[1:]) if shared_noise else leaf.shape

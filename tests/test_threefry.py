@@ -1,0 +1,79 @@
+"""The written-out generator: `jax.random`'s numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jbism._threefry import written_out
+
+DRAWS = {
+    "normal": lambda key: jax.random.normal(key, (3, 5)),
+    "uniform": lambda key: jax.random.uniform(key, (2, 0, 3)),
+    "scalar": jax.random.exponential,
+    "rademacher": lambda key: jax.random.rademacher(key, (9,)),
+    "permutation": lambda key: jax.random.permutation(key, 17),
+    "split": lambda key: jax.random.key_data(jax.random.split(key, (2, 3))),
+    "fold_in": lambda key: jax.random.key_data(jax.random.fold_in(key, 2**32 - 1)),
+    "mapped": lambda key: jax.vmap(jax.random.normal)(jax.random.split(key, 6)),
+} | {
+    f"bits{width}": lambda key, width=width: jax.random.bits(key, (7,), f"uint{width}")
+    for width in (8, 16, 32, 64)
+}
+
+
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
+def test_numbers_are_those_of_jax(draw, x64):
+    with jax.enable_x64(x64):
+        for key in (jax.random.key(3), jax.random.PRNGKey(2**31 + 5)):
+            expected = draw(key)
+            for result in (draw(written_out(key)), jax.jit(lambda k: draw(written_out(k)))(key)):
+                assert result.dtype == expected.dtype
+                np.testing.assert_array_equal(result, expected)
+
+
+def test_a_draw_is_no_loop():
+    """What it is for: a loop of many kernels is left out of the compiled program."""
+
+    def draw(key):
+        return jax.random.bits(key, (64,))
+
+    def compiled(draw):
+        return jax.jit(draw).lower(jax.random.key(0)).compile().as_text()
+
+    if jax.default_backend() == "cpu":
+        assert " while(" in compiled(draw)
+    assert " while(" not in compiled(lambda key: draw(written_out(key)))
+
+
+def test_keys_of_other_kinds_are_left_alone():
+    other = jax.random.key(0, impl="rbg")
+    assert written_out(other) is other
+    once = written_out(jax.random.key(0))
+    assert written_out(once) is once
+    key = jax.random.key(0)
+    with jax.threefry_partitionable(False):
+        assert written_out(key) is key
+
+
+def test_reuse_is_still_found():
+    def twice(key):
+        return jax.random.normal(written_out(key)) + jax.random.normal(written_out(key))
+
+    with jax.debug_key_reuse(True), pytest.raises(jax.errors.KeyReuseError):
+        jax.jit(twice)(jax.random.key(0))
+
+
+def test_more_numbers_than_one_word_counts():
+    """Beyond 2³² the counts have a second word; only shapes are asked for."""
+    key = written_out(jax.random.key(0))
+    bits = jax.eval_shape(lambda key: jax.random.bits(key, (2**17, 2**16)), key)
+    assert bits.shape == (2**17, 2**16)
+
+
+@pytest.mark.parametrize("key", [3, None, jnp.zeros(3), np.zeros(3, np.uint32)])
+def test_what_is_no_key_is_refused(key):
+    with pytest.raises(TypeError, match="key"):
+        written_out(key)
