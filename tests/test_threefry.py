@@ -1,11 +1,13 @@
-"""The written-out generator: `jax.random`'s numbers."""
+"""The quick generator: `jax.random`'s numbers."""
+
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jbism._threefry import written_out
+from jbism._threefry import quick_key
 
 DRAWS = {
     "normal": lambda key: jax.random.normal(key, (3, 5)),
@@ -29,38 +31,38 @@ def test_numbers_are_those_of_jax(draw, x64):
     with jax.enable_x64(x64):
         for key in (jax.random.key(3), jax.random.PRNGKey(2**31 + 5)):
             expected = draw(key)
-            for result in (draw(written_out(key)), jax.jit(lambda k: draw(written_out(k)))(key)):
+            for result in (draw(quick_key(key)), jax.jit(lambda k: draw(quick_key(k)))(key)):
                 assert result.dtype == expected.dtype
                 np.testing.assert_array_equal(result, expected)
 
 
-def test_a_draw_is_no_loop():
-    """What it is for: a loop of many kernels is left out of the compiled program."""
+def test_a_draw_takes_fewer_kernels():
+    """What it is for; on other devices nothing changes."""
+
+    def num_kernels(draw):
+        program = jax.jit(draw).lower(jax.random.key(0)).compile().as_text()
+        return len(re.findall(r" (?:fusion|copy)\(", program))
 
     def draw(key):
         return jax.random.bits(key, (64,))
 
-    def compiled(draw):
-        return jax.jit(draw).lower(jax.random.key(0)).compile().as_text()
-
-    if jax.default_backend() == "cpu":
-        assert " while(" in compiled(draw)
-    assert " while(" not in compiled(lambda key: draw(written_out(key)))
+    ours, jaxs = num_kernels(lambda key: draw(quick_key(key))), num_kernels(draw)
+    assert (ours < 0.8 * jaxs) if jax.default_backend() == "cpu" else (ours == jaxs)
 
 
 def test_keys_of_other_kinds_are_left_alone():
     other = jax.random.key(0, impl="rbg")
-    assert written_out(other) is other
-    once = written_out(jax.random.key(0))
-    assert written_out(once) is once
+    assert quick_key(other) is other
+    once = quick_key(jax.random.key(0))
+    assert quick_key(once) is once
     key = jax.random.key(0)
     with jax.threefry_partitionable(False):
-        assert written_out(key) is key
+        assert quick_key(key) is key
 
 
 def test_reuse_is_still_found():
     def twice(key):
-        return jax.random.normal(written_out(key)) + jax.random.normal(written_out(key))
+        return jax.random.normal(quick_key(key)) + jax.random.normal(quick_key(key))
 
     with jax.debug_key_reuse(True), pytest.raises(jax.errors.KeyReuseError):
         jax.jit(twice)(jax.random.key(0))
@@ -68,7 +70,7 @@ def test_reuse_is_still_found():
 
 def test_more_numbers_than_one_word_counts():
     """Beyond 2³² the counts have a second word; only shapes are asked for."""
-    key = written_out(jax.random.key(0))
+    key = quick_key(jax.random.key(0))
     bits = jax.eval_shape(lambda key: jax.random.bits(key, (2**17, 2**16)), key)
     assert bits.shape == (2**17, 2**16)
 
@@ -76,4 +78,4 @@ def test_more_numbers_than_one_word_counts():
 @pytest.mark.parametrize("key", [3, None, jnp.zeros(3), np.zeros(3, np.uint32)])
 def test_what_is_no_key_is_refused(key):
     with pytest.raises(TypeError, match="key"):
-        written_out(key)
+        quick_key(key)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jbism import _checks
-from jbism._threefry import written_out
+from jbism._threefry import quick_key
 from jbism.typing import Array, Key, LowerLoss, Params
 
 
@@ -71,7 +71,7 @@ def descend(
         lower_loss,
         theta,
         phi,
-        jax.random.split(written_out(key), num_steps),
+        jax.random.split(quick_key(key), num_steps),
         optimizer=optimizer,
         opt_state=opt_state,
         unroll=unroll,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from jbism import _checks, _layout
-from jbism._threefry import written_out
+from jbism._threefry import quick_key
 from jbism.likelihood._ais import AISResult, summarize_weights
 from jbism.likelihood._ais_pieces import AISPieces, begin, walk
 from jbism.typing import Array, Key
@@ -237,7 +237,7 @@ def _walk(rbm, betas, num_chains, chunk_size, sharding=None):
             return part.step, part.chains, part.log_weights
 
         v, log_weights = chunks(state.chains), chunks(state.log_weights)
-        keys = jax.vmap(partial(jax.random.fold_in, written_out(state.key)))(jnp.arange(len(v)))
+        keys = jax.vmap(partial(jax.random.fold_in, quick_key(state.key)))(jnp.arange(len(v)))
         steps, v, log_weights = jax.lax.map(one, (keys, v, log_weights))
         v, log_weights = (
             _layout.place(x.reshape(num_chains, *x.shape[2:]), sharding) for x in (v, log_weights)

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jbism import _checks, _layout
-from jbism._threefry import written_out
+from jbism._threefry import quick_key
 from jbism.likelihood._ais import AISResult, summarize_weights
 from jbism.likelihood._ais_pieces import AISPieces, begin, walk
 from jbism.typing import Array, Key
@@ -206,7 +206,7 @@ def _walk_pilot(pilot, num_steps, hmc, betas, target, sharding):
 
     def step(_, carry):
         index, z, log_step_size, step_sizes = carry
-        keys = jax.random.split(jax.random.fold_in(written_out(pilot.key), index), z.shape[0])
+        keys = jax.random.split(jax.random.fold_in(quick_key(pilot.key), index), z.shape[0])
         z, acceptance = transitions(keys, z, betas[index], jnp.exp(log_step_size))
         if sharding is not None:  # summed in one order on however many devices
             acceptance = _layout.place(acceptance, NamedSharding(sharding.mesh, PartitionSpec()))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jbism import _checks
-from jbism._threefry import written_out
+from jbism._threefry import quick_key
 from jbism.estimators import variational_score
 from jbism.hypergradients import LowerLevel
 from jbism.losses._objectives import Objective
@@ -73,7 +73,7 @@ def bism_lower_loss(
     _checks.function("posterior", posterior)
     _checks.option("objective", objective, "DSM(sigma=0.05)")
     _checks.option("divergence", divergence, "KL()")
-    key_corrupt, key_divergence = jax.random.split(written_out(key))
+    key_corrupt, key_divergence = jax.random.split(quick_key(key))
     corrupted = objective.corrupt(key_corrupt, v)
 
     def one(example_key, v):
@@ -130,7 +130,7 @@ def bism_upper_loss(
     _checks.function("energy", energy)
     _checks.function("posterior", posterior)
     _checks.option("objective", objective, "DSM(sigma=0.05)")
-    key_corrupt, key_rest = jax.random.split(written_out(key))
+    key_corrupt, key_rest = jax.random.split(quick_key(key))
     key_latent, key_objective = jax.random.split(key_rest)
     corrupted = objective.corrupt(key_corrupt, v)
 

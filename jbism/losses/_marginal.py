@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jbism import _checks
-from jbism._threefry import written_out
+from jbism._threefry import quick_key
 from jbism.estimators import importance_free_energy
 from jbism.losses._objectives import Objective
 from jbism.losses._score_matching import mean_norm
@@ -127,7 +127,7 @@ def _loss(theta, key, v, *, score, objective):
     """``score`` maps (theta, key, v) of one example to its score."""
     v = _checks.examples("v", v)
     _checks.option("objective", objective, "DSM(sigma=0.05)")
-    key_corrupt, key_latent, key_objective = jax.random.split(written_out(key), 3)
+    key_corrupt, key_latent, key_objective = jax.random.split(quick_key(key), 3)
     keys = jax.random.split(key_latent, v.shape[0])
 
     def scores(v):

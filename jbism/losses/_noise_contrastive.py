@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
 from jbism import _checks
-from jbism._threefry import written_out
+from jbism._threefry import quick_key
 from jbism.estimators._particles import ParticleSource, log_joint
 from jbism.typing import Array, Distribution, Energy, FreeEnergy, Key, Params, Posterior
 
@@ -137,7 +137,7 @@ def vnce_loss(
         energy, posterior, num_particles, num_sets=1, refinement=None, minimum=1
     )
     v, log_partition, log_noise = _check(v, log_partition, noise, noise_ratio)
-    key_noise, key_data, key_particles = jax.random.split(written_out(key), 3)
+    key_noise, key_data, key_particles = jax.random.split(quick_key(key), 3)
     y = _draw(noise, key_noise, v, noise_ratio)
 
     def data_loss(example_key, v):
@@ -182,6 +182,6 @@ def _check(v, log_partition, noise, noise_ratio):
 def _draw(noise, key, v, noise_ratio):
     """Draws the noise examples, without derivatives."""
     count = max(1, round(noise_ratio * v.shape[0]))
-    y = jax.vmap(noise.sample)(jax.random.split(written_out(key), count))
+    y = jax.vmap(noise.sample)(jax.random.split(quick_key(key), count))
     _checks.shape("noise.sample(key) of each example", y, (count, *v.shape[1:]))
     return jax.lax.stop_gradient(y)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 
 from jbism import _checks, _layout
-from jbism._threefry import written_out
+from jbism._threefry import quick_key
 from jbism.typing import Array, Distribution, Key, Latent
 
 
@@ -57,7 +57,7 @@ def block_gibbs(
         keys = _layout.follow(jax.random.split(step_key, v.shape[0]), v)
         return jax.vmap(one_chain)(keys, v)
 
-    key_first, key_rest = jax.random.split(written_out(key))
+    key_first, key_rest = jax.random.split(quick_key(key))
     state = step(v, key_first)
     _checks.same_shape("a sample of visible_given_hidden", state[0], "v", v)
     keys = jax.random.split(key_rest, num_steps - 1)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jbism import _checks
-from jbism._threefry import written_out
+from jbism._threefry import quick_key
 from jbism.typing import Array, Key
 
 
@@ -96,7 +96,7 @@ def run_langevin(
         ) from None
     step_sizes = [_checks.positive("step_size", eta) for eta in step_sizes]
 
-    key = written_out(key)
+    key = quick_key(key)
 
     def noise(leaf_key, leaf):
         shape = (1, *leaf.shape[1:]) if shared_noise else leaf.shape

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jbism import _checks
-from jbism._threefry import written_out
+from jbism._threefry import quick_key
 from jbism.stein._fisher_objective import (
     Critic,
     Score,
@@ -137,7 +137,7 @@ def fisher_divergence(
         )
     check_shapes(score, critic, critic_params, key, v[:batch_size])
 
-    key_split, key_train, key_validation, key_test = jax.random.split(written_out(key), 4)
+    key_split, key_train, key_validation, key_test = jax.random.split(quick_key(key), 4)
     shuffled = v[jax.random.permutation(key_split, v.shape[0])]
     train, validation, test = jnp.split(shuffled, [num_train, num_train + num_validation])
     num_validations = -(-num_steps // validate_every)

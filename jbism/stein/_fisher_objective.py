@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jbism._threefry import written_out
+from jbism._threefry import quick_key
 from jbism.typing import Array, Key, Params
 
 
@@ -41,7 +41,7 @@ def objective_values(
 
     The trace is a mean over Rademacher projections, or exact where their number is None.
     """
-    key_score, key_projections = jax.random.split(written_out(key))
+    key_score, key_projections = jax.random.split(quick_key(key))
     s = jax.lax.stop_gradient(score(key_score, v))
     event = v.shape[1:]
     if num_projections is None:

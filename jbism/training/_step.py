@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from jbism import _checks
-from jbism._threefry import written_out
+from jbism._threefry import quick_key
 from jbism.data import to_unit
 from jbism.hypergradients import descend
 from jbism.training._data_parallel import DataParallel
@@ -102,7 +102,7 @@ def chained_step(
 
     def step(state, v):
         key_lower, key_upper = jax.random.split(
-            jax.random.fold_in(written_out(state.key), state.step)
+            jax.random.fold_in(quick_key(state.key), state.step)
         )
         phi, phi_opt_state, descent = descend(
             lambda theta, phi, key: lower_loss(theta, phi, key, v),
