@@ -208,6 +208,18 @@ def test_indices_have_to_be_of_rows(rows):
             run(jnp.zeros(()), indices)
 
 
+def test_a_step_may_be_mapped_over_seeds():
+    """Each seed takes batches of its own from the same data."""
+
+    def step(state, v):
+        return state + v.sum(), {"sum": v.sum()}
+
+    rows = np.random.default_rng(0).integers(4, size=(3, 2, 5))
+    state, metrics = train_steps(jax.vmap(step), jnp.arange(4.0))(jnp.zeros(2), rows)
+    np.testing.assert_array_equal(state, rows.sum((0, 2)))
+    np.testing.assert_array_equal(metrics["sum"], rows.sum(2))
+
+
 def test_a_mesh_is_no_layout():
     with pytest.raises(TypeError, match="layout must be DataParallel, got Mesh"):
         train_steps(lambda state, v: (state, {}), jnp.arange(4.0), layout=make_mesh(1))

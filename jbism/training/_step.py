@@ -162,15 +162,15 @@ def train_steps(
 
     Returns:
       ``run(state, indices) -> (state, metrics)`` with the rows of each step's batch in ``indices``
-      [num_steps, batch], or ``run(state, batches)`` with ``batches`` [num_steps, batch, *event],
+      [num_steps, batch], or [num_steps, seeds, batch] where the step is mapped over seeds, or ``run(state, batches)`` with ``batches`` [num_steps, batch, *event],
       and metrics stacked to [num_steps]. The buffers of the state passed in are
       donated: use the one returned. One step alone, [1, batch], runs outside of any loop, where
       XLA's CPU backend has its fast convolutions. ``run.lower(state, indices)`` is `jax.jit`'s, to
       look into the program.
 
     Raises:
-      ValueError: if data has no leading axis or is empty; a call, if indices are not [num_steps,
-        batch] or not of rows of the data.
+      ValueError: if data has no leading axis or is empty; a call, if indices have no axes of
+        steps and batch, or are not of rows of the data.
       TypeError: if data or batches are neither floating nor uint8.
 
     Example:
@@ -236,8 +236,8 @@ def _spread(layout, step, state, v):
 
 def _check_indices(indices, num_examples):
     # JAX takes an index beyond the end for the last.
-    if indices.ndim != 2:
-        raise ValueError(f"indices must have shape (num_steps, batch), got {indices.shape}")
+    if indices.ndim < 2:
+        raise ValueError(f"indices must have shape (num_steps, ..., batch), got {indices.shape}")
     if indices.size and not 0 <= indices.min() <= indices.max() < num_examples:
         raise ValueError(
             f"indices must be in [0, {num_examples}), the rows of data, got "
