@@ -58,10 +58,10 @@ def _rounds(key_0, key_1, x_0, x_1):
 
     def turn(i, x):
         x_0, x_1 = x
-        for distance in _ROTATIONS.T:
-            left = jnp.where(i % 2 == 0, *distance)
+        for even, odd in _ROTATIONS.T:
+            left = jnp.where(i % 2 == 0, even, odd)
             x_0 = x_0 + x_1
-            x_1 = (x_1 << left) | (x_1 >> (np.uint32(32) - left))
+            x_1 = (x_1 << left) | (x_1 >> (32 - left))
             x_1 = x_0 ^ x_1
         return [x_0 + keys_0[i], x_1 + keys_1[i]]
 

@@ -127,6 +127,14 @@ def test_pytorch_takes_the_steps_of_the_published_networks(options):
         assert difference < proof.TOLERANCE
 
 
+@needs("torch")
+def test_in_double_precision_nothing_but_constants_differs():
+    """Single precision rounds σ and the initial state, and nothing that follows from them."""
+    contest = contest_of_images(num_particles=2, proved_in_double=True)
+    _, difference = contest.prove("eager", contest.ours())
+    assert difference < 1e-6
+
+
 @needs("torch", "torchopt")
 @pytest.mark.parametrize(
     "options",

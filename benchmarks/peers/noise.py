@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.peers.problems import NUM_LOWER_STEPS, Problem
@@ -69,9 +68,9 @@ def _latent_noise(law, key, shape):
 
     def of_example(key):
         if not particles:
-            return draw(key, (size,), jnp.float32)
+            return draw(key, (size,))
         key_sample, _ = jax.random.split(key)
         keys = jax.random.split(key_sample, particles[0])
-        return jax.vmap(lambda key: draw(key, (size,), jnp.float32))(keys)
+        return jax.vmap(lambda key: draw(key, (size,)))(keys)
 
     return np.array(jax.vmap(of_example)(jax.random.split(key, batch)))

@@ -1,7 +1,7 @@
 """Training steps of the library and of its peers, to be proved equal and timed."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,8 @@ _WARM_STEPS = 3  # so that the proof starts from moments that are not zero
 class Ours:
     """The library's step, a state it has reached, and what one step from there did."""
 
-    run: Callable  # of `jbism.training.train_steps`
+    step: Callable
+    run: Callable  # the step by `jbism.training.train_steps`
     data: jax.Array
     before: TrainState
     after: TrainState
@@ -45,7 +46,18 @@ class Ours:
         before = jax.tree.map(jax.numpy.copy, state)  # the state is donated
         after, metrics = run(state, rows[_WARM_STEPS:])
         metrics = {name: np.asarray(value)[0] for name, value in metrics.items()}
-        return cls(run, data, before, after, metrics, np.asarray(data[rows[_WARM_STEPS]]))
+        return cls(step, run, data, before, after, metrics, np.asarray(data[rows[_WARM_STEPS]]))
+
+    def in_double(self) -> "Ours":
+        """Takes the last step again in double precision; to be called under `jax.enable_x64`."""
+        before = jax.tree.map(_double, self.before)
+        v = self.v.astype(np.float64)
+        after, metrics = jax.jit(self.step)(before, v)
+        return replace(self, before=before, after=after, metrics=metrics, v=v)
+
+
+def _double(x):
+    return x.astype(np.float64) if jax.numpy.issubdtype(x.dtype, np.floating) else x
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,11 @@ class TrainingContest:
 
         torch.set_num_threads(1)
         step = self.peers[peer].build(self.problem, ours.v.shape)
-        found = proof.differences(self.problem, step, ours.before, ours.after, ours.metrics, ours.v)
+        with jax.enable_x64(self.problem.proved_in_double):
+            done = ours.in_double() if self.problem.proved_in_double else ours
+            found = proof.differences(
+                self.problem, step, done.before, done.after, done.metrics, done.v
+            )
         return step, proof.check(found, f"{peer} on {self.name}")
 
     def program(self, ours: Ours, proven: Callable | None) -> clock.Program:

@@ -162,11 +162,11 @@ def train_steps(
 
     Returns:
       ``run(state, indices) -> (state, metrics)`` with the rows of each step's batch in ``indices``
-      [num_steps, batch], or [num_steps, seeds, batch] where the step is mapped over seeds, or ``run(state, batches)`` with ``batches`` [num_steps, batch, *event],
-      and metrics stacked to [num_steps]. The buffers of the state passed in are
-      donated: use the one returned. One step alone, [1, batch], runs outside of any loop, where
-      XLA's CPU backend has its fast convolutions. ``run.lower(state, indices)`` is `jax.jit`'s, to
-      look into the program.
+      [num_steps, batch], or [num_steps, seeds, batch] where the step is mapped over seeds, or
+      ``run(state, batches)`` with ``batches`` [num_steps, batch, *event], and metrics stacked to
+      [num_steps]. The buffers of the state passed in are donated: use the one returned. One step
+      alone, [1, batch], runs outside of any loop, where XLA's CPU backend has its fast
+      convolutions. ``run.lower(state, indices)`` is `jax.jit`'s, to look into the program.
 
     Raises:
       ValueError: if data has no leading axis or is empty; a call, if indices have no axes of
