@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from jbism.training import lock_workdir, open_workdir
+from jbism.training import lock_workdir, open_workdir, replace_file
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Directory of the results; made if absent.", required=True
@@ -35,7 +35,7 @@ class Grid:
         path = self.workdir / "cells" / f"{name}.json"
         if not self.has(name):
             path.parent.mkdir(exist_ok=True)
-            self._write(path, compute())
+            _write(path, compute())
         try:
             return json.loads(path.read_text())
         except ValueError as error:
@@ -43,12 +43,11 @@ class Grid:
 
     def write_table(self, table: dict[str, Any]) -> None:
         """Writes ``table.json``."""
-        self._write(self.workdir / "table.json", table)
+        _write(self.workdir / "table.json", table)
 
-    def _write(self, path, value):
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-        temporary.replace(path)
+
+def _write(path, value):
+    replace_file(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def load_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -34,7 +34,7 @@ from experiments.image_evaluation import Model
 from experiments.restore import restore
 from experiments.resumable import FOLDER, ChainStore
 from jbism import plotting
-from jbism.training import lock_workdir, open_workdir
+from jbism.training import lock_workdir, open_workdir, replace_file
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Work directory written by experiments.train.", required=True
@@ -235,10 +235,8 @@ def _cell(out: pathlib.Path, name: str, compute: Callable[[], Any]) -> Any:
 
 
 def _write(path: pathlib.Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(text + "\n")
-    temporary.replace(path)
+    replace_file(path, text + "\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from experiments import evaluation, image_report, sampling
 from experiments.builders import Experiment
 from experiments.resumable import FOLDER, ChainStore
 from jbism import likelihood, plotting
-from jbism.training import TrainState
+from jbism.training import TrainState, replace_file
 
 _MAX_IMAGES = 64
 FILES = (
@@ -149,9 +149,7 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
     for name, x in values.items():
         if isinstance(x, float) and not math.isfinite(x):
             raise ValueError(f"evaluation: {name} is {x}; the model cannot be evaluated")
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-    unfinished.replace(path)
+    replace_file(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def table(figures: dict[str, Any]) -> str:

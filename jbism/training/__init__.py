@@ -20,6 +20,7 @@ from jbism.training._workdir import (
     config_differences,
     lock_workdir,
     open_workdir,
+    replace_file,
 )
 from jbism.training._writer import MetricsWriter
 
@@ -50,6 +51,7 @@ __all__ = [
     "marginal_step",
     "on_primary",
     "open_workdir",
+    "replace_file",
     "train_steps",
     "vages_step",
     "with_adjustable_rate",

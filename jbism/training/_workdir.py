@@ -213,8 +213,24 @@ def naming(path: pathlib.Path) -> Iterator[None]:
         raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def replace_file(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that at no time a part of the text is seen under its name."""
+def replace_file(path: str | os.PathLike, text: str) -> None:
+    """Writes a file so that at no time, not even after a crash, a part of it has its name.
+
+    Args:
+      path: of a file to make or to replace, in a directory that exists.
+      text: all of its content, written as UTF-8.
+
+    Raises:
+      OSError: if it cannot be written; the message names the file, which is as it was.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     replace_file(f"{folder}/notes.txt", "done")
+      ...     pathlib.Path(folder, "notes.txt").read_text()
+      'done'
+    """
+    path = pathlib.Path(path)
     with naming(path):
         with _temporary(path).open("w", encoding="utf-8") as file:
             file.write(text)
