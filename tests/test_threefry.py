@@ -37,7 +37,7 @@ def test_numbers_are_those_of_jax(draw, x64):
 
 
 def test_a_draw_takes_fewer_kernels():
-    """What it is for; on other devices nothing changes."""
+    """What it is for."""
 
     def num_kernels(draw):
         program = jax.jit(draw).lower(jax.random.key(0)).compile().as_text()
@@ -48,6 +48,14 @@ def test_a_draw_takes_fewer_kernels():
 
     ours, jaxs = num_kernels(lambda key: draw(quick_key(key))), num_kernels(draw)
     assert (ours < 0.8 * jaxs) if jax.default_backend() == "cpu" else (ours == jaxs)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_other_devices_keep_what_jax_has_for_them(platform):
+    program = jax.jit(lambda key: jax.random.bits(quick_key(key), (64,))).trace(jax.random.key(0))
+    text = program.lower(lowering_platforms=(platform,)).as_text()
+    assert "call @threefry2x32" in text
+    assert "stablehlo.while" not in text
 
 
 def test_keys_of_other_kinds_are_left_alone():
