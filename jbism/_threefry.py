@@ -7,6 +7,7 @@ costs more to compile, and in larger programs more to run.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -68,11 +69,13 @@ def _rounds(key_0, key_1, x_0, x_1):
     return tuple(jax.lax.fori_loop(0, 5, turn, x))
 
 
-def _jax_rounds(*words):
-    return tuple(jax_generators.threefry2x32_p.bind(*words))
+def _jax_rounds(key_0, key_1, x_0, x_1):
+    y_0, y_1 = jax_generators.threefry2x32_p.bind(key_0, key_1, x_0, x_1)
+    # JAX's hash forgets over which devices of `jax.shard_map` its words vary; the loop does not.
+    zero = (key_0 ^ key_0) ^ (x_0 ^ x_0)
+    return y_0 ^ zero, y_1 ^ zero
 
 
-@jax.jit
 def _hash(key: Array, x_0: Array, x_1: Array) -> tuple[Array, Array]:
     words = key[0], key[1], x_0, x_1
     return jax.lax.platform_dependent(*words, cpu=_rounds, default=_jax_rounds)
@@ -83,21 +86,25 @@ def _hash_of_counts(key, shape):
     return _hash(key, jnp.zeros_like(counts), counts)
 
 
+@partial(jax.jit, static_argnums=1)
 def _split(key, shape):
     return jnp.stack(_hash_of_counts(key, shape), axis=-1)
 
 
+@jax.jit
 def _fold_in(key, data):
     data = jnp.asarray(data, np.uint32)
     return jnp.stack(_hash(key, jnp.zeros_like(data), data))
 
 
+@partial(jax.jit, static_argnums=(1, 2))
 def _random_bits(key, bit_width, shape):
-    if math.prod(shape) >= 2**32:
+    # Counts of two words, or a number that is not known yet.
+    if not all(isinstance(size, int) for size in shape) or math.prod(shape) >= 2**32:
         return jax_generators.threefry_prng_impl.random_bits(key, bit_width, shape)
     high, low = _hash_of_counts(key, shape)
     if bit_width == 64:
-        return (high.astype(np.uint64) << np.uint64(32)) | low
+        return (high.astype(np.uint64) << np.uint64(32)) | low.astype(np.uint64)
     return (high ^ low).astype(_UINTS[bit_width])
 
 

@@ -76,6 +76,43 @@ def test_reuse_is_still_found():
         jax.jit(twice)(jax.random.key(0))
 
 
+def test_keys_that_vary_over_devices():
+    """`jax.shard_map` types say so, and both branches of the hash have to agree on it."""
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def draw(key):
+        own = jax.random.fold_in(key, jax.lax.axis_index("x"))
+        return jax.random.normal(own, (1, 3))
+
+    def sharded(draw):
+        spec = jax.sharding.PartitionSpec
+        return jax.jit(jax.shard_map(draw, mesh=mesh, in_specs=spec(), out_specs=spec("x")))
+
+    key = jax.random.key(0)
+    expected = sharded(draw)(key)
+    np.testing.assert_array_equal(sharded(lambda key: draw(quick_key(key)))(key), expected)
+
+
+def test_a_shape_may_be_symbolic():
+    def draw(key, x):
+        return x + jax.random.normal(quick_key(key), x.shape)
+
+    (size,) = jax.export.symbolic_shape("b")
+    key = jax.random.key(0)
+    exported = jax.export.export(jax.jit(draw))(key, jax.ShapeDtypeStruct((size, 3), jnp.float32))
+    zeros = jnp.zeros((2, 3))
+    np.testing.assert_array_equal(exported.call(key, zeros), draw(key, zeros))
+
+
+def test_strict_promotion_and_no_transfers():
+    key = quick_key(jax.random.key(0))
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        assert jax.random.normal(key, (2,), jnp.float64).dtype == jnp.float64
+    jax.random.split(key)  # compiles
+    with jax.transfer_guard("disallow"):
+        jax.random.split(key)
+
+
 def test_more_numbers_than_one_word_counts():
     """Beyond 2³² the counts have a second word; only shapes are asked for."""
     key = quick_key(jax.random.key(0))
