@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
-from jbism import _checks
+from jbism import _checks, _random
 from jbism.typing import Array, Key
 
 _LOG_2PI = math.log(2.0 * math.pi)
@@ -50,7 +50,7 @@ class Bernoulli:
 
     def sample(self, key: Key) -> Array:
         """Draws h in {0, 1}^L, in the dtype of the logits."""
-        return jax.random.bernoulli(key, self.mean).astype(self.logits.dtype)
+        return _random.bernoulli(key, self.mean).astype(self.logits.dtype)
 
     def sample_and_log_prob(self, key: Key) -> tuple[Array, Array]:
         """Draws h and returns it with its log-probability."""
@@ -116,7 +116,7 @@ class RelaxedBernoulli(Bernoulli):
 
     def sample(self, key: Key) -> Array:
         """Draws the relaxed h in (0, 1)^L; derivatives flow to the logits."""
-        noise = jax.random.logistic(key, self.logits.shape, self.logits.dtype)
+        noise = _random.logistic(key, self.logits.shape, self.logits.dtype)
         return jax.nn.sigmoid((self.logits + noise) / self.temperature)
 
     def sample_hard(self, key: Key) -> Array:
@@ -166,7 +166,7 @@ class Normal:
         return jnp.sum(self.log_scale) + 0.5 * self.mean.size * (1.0 + _LOG_2PI)
 
     def _noise(self, key):
-        return jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return _random.normal(key, self.mean.shape, self.mean.dtype)
 
     def _from_noise(self, noise):
         return self.mean + jnp.exp(self.log_scale) * noise
@@ -223,7 +223,7 @@ class MultivariateNormal:
         return self.scale_tril @ self.scale_tril.T
 
     def _noise(self, key):
-        return jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return _random.normal(key, self.mean.shape, self.mean.dtype)
 
     def _log_scale(self):
         return jnp.sum(jnp.log(jnp.diagonal(self.scale_tril)))

@@ -1,11 +1,6 @@
 """Type aliases and the protocols that energies, posteriors and distributions follow.
 
 Every callable speaks about ONE example; the library maps it over batches, particles and chains.
-
-A key may be of any generator of `jax.random`. Keys that the library passes on to callables are
-typed, and where JAX's default one was given, of a generator ``fry_quick``, which draws the same
-numbers faster on a CPU: pass them to functions of `jax.random`, and take `jax.random.key_data` of
-them to put them beside keys of other origin.
 """
 
 from typing import Any, Protocol, TypeAlias, runtime_checkable

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jbism import _random, samplers
 from jbism._threefry import quick_key
 
 DRAWS = {
@@ -66,6 +67,40 @@ def test_keys_of_other_kinds_are_left_alone():
     key = jax.random.key(0)
     with jax.threefry_partitionable(False):
         assert quick_key(key) is key
+
+
+@pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
+def test_keys_come_out_as_they_go_in(make):
+    key = make(0)
+    for ours, theirs in [
+        (_random.split(key), jax.random.split(key)),
+        (_random.split(key, (2, 3)), jax.random.split(key, (2, 3))),
+        (_random.fold_in(key, 7), jax.random.fold_in(key, 7)),
+        (_random.split(_random.split(key)[0])[1], jax.random.split(jax.random.split(key)[0])[1]),
+    ]:
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(jax.random.key_data(ours), jax.random.key_data(theirs))
+    np.testing.assert_array_equal(_random.normal(key, (3,)), jax.random.normal(key, (3,)))
+
+
+@pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
+def test_callables_are_given_the_kind_of_key_that_the_user_has(make):
+    """`jax.random.poisson` draws from JAX's own keys alone."""
+    kinds = []
+
+    class Poisson:
+        def sample(self, key):
+            kinds.append(key.dtype)
+            return jax.random.poisson(key, 3.0, (2,)).astype(jnp.float32)
+
+    samplers.block_gibbs(
+        make(0),
+        jnp.zeros((4, 2)),
+        num_steps=2,
+        hidden_given_visible=lambda v: Poisson(),
+        visible_given_hidden=lambda h: Poisson(),
+    )
+    assert set(kinds) == {make(0).dtype}
 
 
 def test_reuse_is_still_found():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jbism import _checks
+from jbism import _checks, _random
 from jbism.typing import Array, Energy, Key, Params, Posterior
 
 
@@ -65,4 +65,4 @@ class Fisher:
 
         if self.num_samples == 1:
             return one_sample(key)
-        return jnp.mean(jax.vmap(one_sample)(jax.random.split(key, self.num_samples)))
+        return jnp.mean(jax.vmap(one_sample)(_random.split(key, self.num_samples)))

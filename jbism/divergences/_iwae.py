@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax
 from jax.scipy.special import logsumexp
 
-from jbism import _checks
+from jbism import _checks, _random
 from jbism.typing import Array, Energy, Key, Params, Posterior
 
 
@@ -56,5 +56,5 @@ class IWAE:
             h, log_q = q.sample_and_log_prob(sample_key)
             return -_checks.scalar_energy(energy, theta, v, h) - log_q
 
-        log_weights = jax.vmap(log_weight)(jax.random.split(key, self.num_samples))
+        log_weights = jax.vmap(log_weight)(_random.split(key, self.num_samples))
         return math.log(self.num_samples) - logsumexp(log_weights)

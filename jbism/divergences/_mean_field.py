@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jbism import _checks, distributions
+from jbism import _checks, _random, distributions
 from jbism.typing import Array, Energy, Key, Params, Posterior
 
 
@@ -64,7 +64,7 @@ class MeanFieldKL:
         size = self._bernoulli(posterior(phi, v)).logits.size
         with jax.enable_x64(True):
             theta, v = jax.tree.map(_to_double, (theta, v))
-            h = jax.random.uniform(key, (size, size), jnp.float64)
+            h = _random.uniform(key, (size, size), jnp.float64)
 
             def along(value):
                 points = jnp.where(jnp.eye(size, dtype=bool), value, h)

@@ -5,8 +5,7 @@ import math
 import jax
 from jax.scipy.special import logsumexp
 
-from jbism import _checks
-from jbism._threefry import quick_key
+from jbism import _checks, _random
 from jbism.typing import Array, Distribution, Energy, Key, Params
 
 
@@ -56,5 +55,5 @@ def importance_free_energy(
         h = sample(sample_key)
         return -_checks.scalar_energy(energy, theta, v, h) - proposal.log_prob(h)
 
-    log_weights = jax.vmap(log_weight)(jax.random.split(quick_key(key), num_particles))
+    log_weights = jax.vmap(log_weight)(_random.split(key, num_particles))
     return math.log(num_particles) - logsumexp(log_weights)

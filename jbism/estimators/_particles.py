@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jbism import _checks
+from jbism import _checks, _random
 from jbism.typing import Array, Distribution, Energy, Key, Latent, Params, Posterior, Refinement
 
 
@@ -72,10 +72,10 @@ class ParticleSource:
             h, weights = q.support()  # type: ignore[attr-defined]
             return [h] * self.num_sets, weights, q
         count = self.num_particles
-        key_sample, key_refine = jax.random.split(key)
+        key_sample, key_refine = _random.split(key)
         # A relaxed sample would put the estimate at latents that the model does not have.
         sample = getattr(q, "sample_hard", q.sample)
-        h = jax.vmap(sample)(jax.random.split(key_sample, self.num_sets * count))
+        h = jax.vmap(sample)(_random.split(key_sample, self.num_sets * count))
         if self.refinement is not None:
             h = self.refinement(theta, key_refine, v, h, energy=self.energy)
         sets = [

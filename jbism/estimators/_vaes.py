@@ -5,8 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jbism import _checks
-from jbism._threefry import quick_key
+from jbism import _checks, _random
 from jbism.estimators._particles import ParticleSource, log_joint
 from jbism.typing import Array, Energy, Key, Latent, Params, Posterior, Refinement
 
@@ -82,7 +81,7 @@ def vaes(
         infer = partial(source.distribution, phi) if control_variate else None
         return score_of_particles(theta, v, h, weights, energy=energy, control_variate=infer)
 
-    keys = jax.random.split(quick_key(key), v.shape[0])
+    keys = _random.split(key, v.shape[0])
     return _refuse_derivative(jax.vmap(one)(keys, v))
 
 

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
-from jbism import _checks
-from jbism._threefry import quick_key
+from jbism import _checks, _random
 from jbism.estimators._particles import ParticleSource, log_joint
 from jbism.estimators._vaes import check_control_variate, score_of_particles
 from jbism.typing import Array, Energy, Key, Latent, Params, Posterior, Refinement
@@ -109,7 +108,7 @@ def vages(
     check_control_variate(control_variate, refinement)
     constant = jax.lax.stop_gradient(theta)
 
-    keys = jax.random.split(quick_key(key), v.shape[0])
+    keys = _random.split(key, v.shape[0])
 
     def scored(example_key, v):
         sets, weights, q = source.draw(constant, phi, example_key, v)

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jbism import _checks
-from jbism._threefry import quick_key
+from jbism import _checks, _random
 from jbism.typing import Array, Key, LowerLoss, Params
 
 
@@ -71,7 +70,7 @@ def descend(
         lower_loss,
         theta,
         phi,
-        jax.random.split(quick_key(key), num_steps),
+        _random.split(key, num_steps),
         optimizer=optimizer,
         opt_state=opt_state,
         unroll=unroll,

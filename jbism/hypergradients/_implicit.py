@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jbism import _checks
+from jbism import _checks, _random
 from jbism.hypergradients._lower_level import LowerLevel, Solve
 from jbism.hypergradients._virtual import check_virtual_steps, constant_steps, virtual_keys
 from jbism.typing import Array, Key, LowerLoss, Params, UpperLoss
@@ -64,7 +64,7 @@ class Implicit:
             theta,
             phi,
             key_upper,
-            more_keys=jax.random.split(key_solve, self.num_samples - 1),
+            more_keys=_random.split(key_solve, self.num_samples - 1),
             solve=self._solve,
             on_failure=self.on_failure,
         )

@@ -3,8 +3,7 @@
 import jax
 import optax
 
-from jbism import _checks
-from jbism._threefry import quick_key
+from jbism import _checks, _random
 from jbism.hypergradients._descend import Descent, run_steps
 from jbism.typing import Key, LowerLoss, Params
 
@@ -20,7 +19,7 @@ def check_virtual_steps(name: str, num_steps: int, optimizer: object) -> None:
 
 def virtual_keys(key: Key, num_steps: int) -> tuple[Key, Key, Key]:
     """Returns the keys of N steps, that of F, the same for all strategies, and one for the rest."""
-    keys = jax.random.split(quick_key(key), num_steps + 2)
+    keys = _random.split(key, num_steps + 2)
     return keys[:num_steps], keys[num_steps], keys[num_steps + 1]
 
 

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from jbism import _checks, _layout
-from jbism._threefry import quick_key
+from jbism import _checks, _layout, _random
 from jbism.likelihood._ais import AISResult, summarize_weights
 from jbism.likelihood._ais_pieces import AISPieces, begin, walk
 from jbism.typing import Array, Key
@@ -100,8 +99,8 @@ def ais_gaussian_rbm_pieces(
     weights, visible_bias, _, log_sigma = rbm
 
     def init(key):
-        key_base, key_chains = jax.random.split(key)
-        noise = jax.random.normal(key_base, (num_chains, weights.shape[0]), weights.dtype)
+        key_base, key_chains = _random.split(key)
+        noise = _random.normal(key_base, (num_chains, weights.shape[0]), weights.dtype)
         v = visible_bias[None] + jnp.exp(log_sigma)[None] * _layout.place(noise, sharding)
         return begin(key_chains, v, v.dtype)
 
@@ -212,9 +211,9 @@ def _walk(rbm, betas, num_chains, chunk_size, sharding=None):
         return jnp.sum(jax.nn.softplus(beta * field(v)))
 
     def transition(key, v, beta):
-        key_h, key_v = jax.random.split(key)
-        h = jax.random.bernoulli(key_h, jax.nn.sigmoid(beta * field(v))).astype(v.dtype)
-        noise = jax.random.normal(key_v, v.shape, v.dtype)
+        key_h, key_v = _random.split(key)
+        h = _random.bernoulli(key_h, jax.nn.sigmoid(beta * field(v))).astype(v.dtype)
+        noise = _random.normal(key_v, v.shape, v.dtype)
         return visible_bias + beta * sigma**2 * (weights @ h) + sigma * noise
 
     path = {"log_density": log_density, "transition": transition, "path": betas}
@@ -237,7 +236,7 @@ def _walk(rbm, betas, num_chains, chunk_size, sharding=None):
             return part.step, part.chains, part.log_weights
 
         v, log_weights = chunks(state.chains), chunks(state.log_weights)
-        keys = jax.vmap(partial(jax.random.fold_in, quick_key(state.key)))(jnp.arange(len(v)))
+        keys = jax.vmap(partial(_random.fold_in, state.key))(jnp.arange(len(v)))
         steps, v, log_weights = jax.lax.map(one, (keys, v, log_weights))
         v, log_weights = (
             _layout.place(x.reshape(num_chains, *x.shape[2:]), sharding) for x in (v, log_weights)

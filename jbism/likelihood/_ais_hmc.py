@@ -10,8 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jbism import _checks, _layout
-from jbism._threefry import quick_key
+from jbism import _checks, _layout, _random
 from jbism.likelihood._ais import AISResult, summarize_weights
 from jbism.likelihood._ais_pieces import AISPieces, begin, walk
 from jbism.typing import Array, Key
@@ -128,11 +127,9 @@ def ais_hmc_pieces(
         return z, total_acceptance + acceptance
 
     def init(key):
-        key_pilot_base, key_pilot, key_base, key_chains = jax.random.split(key, 4)
+        key_pilot_base, key_pilot, key_base, key_chains = _random.split(key, 4)
         pilot = _begin_pilot(key_pilot, key_pilot_base, betas, num_chains, mean.size, sharding)
-        z = _layout.place(
-            jax.random.normal(key_base, (num_chains, mean.size), mean.dtype), sharding
-        )
+        z = _layout.place(_random.normal(key_base, (num_chains, mean.size), mean.dtype), sharding)
         return begin(key_chains, (z, jnp.zeros_like(z[:, 0])), mean.dtype, pilot)
 
     def walk_both(state, num_steps):
@@ -168,9 +165,9 @@ class _Pilot(NamedTuple):
 
 def _hmc_step(key, z, log_density, step_size, num_steps):
     """One trajectory from z; returns the next z and the acceptance probability."""
-    key_momentum, key_jitter, key_accept = jax.random.split(key, 3)
-    momentum = jax.random.normal(key_momentum, z.shape, z.dtype)
-    spread = jax.random.uniform(key_jitter, (), z.dtype, 1.0 - _JITTER, 1.0 + _JITTER)
+    key_momentum, key_jitter, key_accept = _random.split(key, 3)
+    momentum = _random.normal(key_momentum, z.shape, z.dtype)
+    spread = _random.uniform(key_jitter, (), z.dtype, 1.0 - _JITTER, 1.0 + _JITTER)
     step_size = step_size * spread
     value_and_grad = jax.value_and_grad(log_density)
 
@@ -188,12 +185,12 @@ def _hmc_step(key, z, log_density, step_size, num_steps):
     gain = new_value - value + 0.5 * (jnp.sum(momentum**2) - jnp.sum(new_momentum**2))
     # A trajectory that overflowed ends where the density is 0 or not a number: it is rejected.
     acceptance = jnp.where(jnp.isnan(gain), 0.0, jnp.exp(jnp.minimum(gain, 0.0)))
-    accepted = jax.random.uniform(key_accept, (), z.dtype) < acceptance
+    accepted = _random.uniform(key_accept, (), z.dtype) < acceptance
     return jnp.where(accepted, new_z, z), acceptance
 
 
 def _begin_pilot(key, key_base, betas, num_chains, dim, sharding):
-    z = jax.random.normal(key_base, (min(num_chains, _PILOT_CHAINS), dim), betas.dtype)
+    z = _random.normal(key_base, (min(num_chains, _PILOT_CHAINS), dim), betas.dtype)
     log_step_size = jnp.asarray(-0.25 * math.log(dim), z.dtype)  # acceptance is constant in ε dim^¼
     z = _layout.place(z, _pilot_sharding(sharding, len(z)))
     return _Pilot(jnp.zeros((), jnp.int32), key, z, log_step_size, jnp.zeros_like(betas))
@@ -206,7 +203,7 @@ def _walk_pilot(pilot, num_steps, hmc, betas, target, sharding):
 
     def step(_, carry):
         index, z, log_step_size, step_sizes = carry
-        keys = jax.random.split(jax.random.fold_in(quick_key(pilot.key), index), z.shape[0])
+        keys = _random.split(_random.fold_in(pilot.key, index), z.shape[0])
         z, acceptance = transitions(keys, z, betas[index], jnp.exp(log_step_size))
         if sharding is not None:  # summed in one order on however many devices
             acceptance = _layout.place(acceptance, NamedSharding(sharding.mesh, PartitionSpec()))

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jbism import _checks, _layout
-from jbism._threefry import quick_key
+from jbism import _checks, _layout, _random
 from jbism.typing import Array, Key
 
 
@@ -132,7 +131,7 @@ def walk(
         # Where f is 0 once, a chain has lost its weight for good.
         gained = log_weights + log_densities(x, next_point) - log_densities(x, point)
         log_weights = jnp.where(jnp.isneginf(log_weights), log_weights, gained)
-        keys = jax.random.split(jax.random.fold_in(quick_key(state.key), index), num_chains)
+        keys = _random.split(_random.fold_in(state.key, index), num_chains)
         x = transitions(_layout.follow(keys, log_weights), x, next_point)
         return index + 1, x, log_weights
 

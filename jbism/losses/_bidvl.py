@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 
 from jbism import _checks
-from jbism._threefry import quick_key
 from jbism.hypergradients import LowerLevel
 from jbism.losses._bidvl_forms import BidvlCompact, BidvlFull, BidvlLowerAux, BidvlUpperAux
 from jbism.losses._bidvl_parts import BidvlParams, Generator, Parts
@@ -70,7 +69,7 @@ def bidvl_lower_loss(
     """
     parts = Parts(energy, generator, posterior)
     v = parts.check(phi, v)
-    return _form(form).lower(parts, theta, phi, quick_key(key), v)
+    return _form(form).lower(parts, theta, phi, key, v)
 
 
 def bidvl_upper_loss(
@@ -122,7 +121,7 @@ def bidvl_upper_loss(
     """
     parts = Parts(energy, generator, posterior)
     v = parts.check(phi, v)
-    return _form(form).upper(parts, theta, phi, quick_key(key), v)
+    return _form(form).upper(parts, theta, phi, key, v)
 
 
 def bidvl_loss(

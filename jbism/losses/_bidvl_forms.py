@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jbism import _checks
+from jbism import _checks, _random
 from jbism.losses._bidvl_parts import BidvlParams, Parts, evidence
 from jbism.losses._bidvl_weights import WEIGHTS, importance_weights
 from jbism.typing import Array, Key, Params
@@ -74,7 +74,7 @@ class BidvlCompact:
         self, parts: Parts, theta: Params, phi: BidvlParams, key: Key, v: Array
     ) -> tuple[Array, BidvlUpperAux]:
         """Returns the upper loss of checked arguments."""
-        key_generated, _ = jax.random.split(key)
+        key_generated, _ = _random.split(key)
         _, generated, _ = parts.generate(phi, key_generated, v)
         aux = BidvlUpperAux(parts.energies(theta, v), parts.energies(theta, generated))
         if not self.hinge:
@@ -86,7 +86,7 @@ class BidvlCompact:
         self, parts: Parts, theta: Params, phi: BidvlParams, key: Key, v: Array
     ) -> tuple[Array, BidvlLowerAux]:
         """Returns the lower loss of checked arguments."""
-        key_generated, key_posterior = jax.random.split(key)
+        key_generated, key_posterior = _random.split(key)
         h, generated, _ = parts.generate(phi, key_generated, v)
         energies = parts.energies(theta, generated)
         psi = jax.lax.stop_gradient(phi.posterior)
@@ -163,7 +163,7 @@ class BidvlFull:
         self, parts: Parts, theta: Params, phi: BidvlParams, key: Key, v: Array
     ) -> tuple[Array, BidvlUpperAux]:
         """Returns the upper loss of checked arguments."""
-        key_generated, _ = jax.random.split(key)
+        key_generated, _ = _random.split(key)
         divergence, generated_energies, _ = self._reverse(parts, theta, phi, key_generated, v)
         aux = BidvlUpperAux(parts.energies(theta, v), generated_energies)
         return jnp.mean(aux.data_energies) - divergence, aux
@@ -173,7 +173,7 @@ class BidvlFull:
     ) -> tuple[Array, BidvlLowerAux]:
         """Returns the lower loss of checked arguments."""
         # Both levels see the same draws at one key, as implicit strategies take them to.
-        key_generated, key_posterior = jax.random.split(key)
+        key_generated, key_posterior = _random.split(key)
         divergence, energies, latent_losses = self._reverse(parts, theta, phi, key_generated, v)
         data = evidence(
             parts, phi, key_posterior, v, scale=self.scale, num_particles=self.num_particles

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jbism import _checks, distributions
+from jbism import _checks, _random, distributions
 from jbism.typing import Array, Distribution, FreeEnergy, Key, Params, Posterior
 
 
@@ -68,11 +68,11 @@ class Parts(NamedTuple):
 
     def generate(self, phi: BidvlParams, key: Key, v: Array) -> tuple[Array, Array, Array]:
         """Draws h ~ N(0, I), G(h) and the noise of p_φ(v | h) over its scale, as many as v."""
-        key_latent, key_noise = jax.random.split(key)
+        key_latent, key_noise = _random.split(key)
         latent = jax.eval_shape(lambda v: jnp.asarray(self.encode(phi.posterior, v).mean), v[0])
-        h = jax.random.normal(key_latent, (v.shape[0], *latent.shape), latent.dtype)
+        h = _random.normal(key_latent, (v.shape[0], *latent.shape), latent.dtype)
         means = jax.vmap(lambda h: self.decode(phi.generator, h, v.shape[1:]))(h)
-        return h, means, jax.random.normal(key_noise, v.shape, v.dtype)
+        return h, means, _random.normal(key_noise, v.shape, v.dtype)
 
     def log_posteriors(self, psi: Params, v: Array, h: Array) -> Array:
         """Returns log q_ψ(h_i | v_i), [batch]."""
@@ -105,14 +105,14 @@ def evidence(
             prior = distributions.Normal(jnp.zeros_like(h), jnp.zeros_like(h)).log_prob(h)
             return p.log_prob(residual), prior - log_q, jnp.sum(residual**2)
 
-        keys = jax.random.split(example_key, num_particles)
+        keys = _random.split(example_key, num_particles)
         log_likelihoods, negative_kls, squared_errors = jax.vmap(particle)(keys)
         kl = _kl_to_standard_normal(q)
         kl = -jnp.mean(negative_kls) if kl is None else kl
         log_density = jax.nn.logsumexp(log_likelihoods + negative_kls) - jnp.log(num_particles)
         return Evidence(jnp.mean(log_likelihoods) - kl, log_density, jnp.mean(squared_errors))
 
-    return jax.vmap(one)(jax.random.split(key, v.shape[0]), v)
+    return jax.vmap(one)(_random.split(key, v.shape[0]), v)
 
 
 def _kl_to_standard_normal(q):

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jbism import _checks
-from jbism._threefry import quick_key
+from jbism import _checks, _random
 from jbism.estimators import variational_score
 from jbism.hypergradients import LowerLevel
 from jbism.losses._objectives import Objective
@@ -73,14 +72,14 @@ def bism_lower_loss(
     _checks.function("posterior", posterior)
     _checks.option("objective", objective, "DSM(sigma=0.05)")
     _checks.option("divergence", divergence, "KL()")
-    key_corrupt, key_divergence = jax.random.split(quick_key(key))
+    key_corrupt, key_divergence = _random.split(key)
     corrupted = objective.corrupt(key_corrupt, v)
 
     def one(example_key, v):
         value = divergence(theta, phi, example_key, v, energy=energy, posterior=posterior)
         return _checks.scalar("divergence of one example", value)
 
-    values = jax.vmap(one)(jax.random.split(key_divergence, v.shape[0]), corrupted.inputs)
+    values = jax.vmap(one)(_random.split(key_divergence, v.shape[0]), corrupted.inputs)
     return jnp.mean(objective.lower_weight(corrupted) * values)
 
 
@@ -130,8 +129,8 @@ def bism_upper_loss(
     _checks.function("energy", energy)
     _checks.function("posterior", posterior)
     _checks.option("objective", objective, "DSM(sigma=0.05)")
-    key_corrupt, key_rest = jax.random.split(quick_key(key))
-    key_latent, key_objective = jax.random.split(key_rest)
+    key_corrupt, key_rest = _random.split(key)
+    key_latent, key_objective = _random.split(key_rest)
     corrupted = objective.corrupt(key_corrupt, v)
 
     def latent(example_key, v):
@@ -139,7 +138,7 @@ def bism_upper_loss(
         _checks.reparameterized(q, "bism_loss")
         return q.sample(example_key)
 
-    latent_keys = jax.random.split(key_latent, v.shape[0])
+    latent_keys = _random.split(key_latent, v.shape[0])
     h = jax.vmap(latent)(latent_keys, jax.lax.stop_gradient(corrupted.inputs))
 
     def scores(v):

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jbism import _checks
-from jbism._threefry import quick_key
+from jbism import _checks, _random
 from jbism.typing import Array, Key, Params
 
 
@@ -88,7 +87,7 @@ def contrastive_loss(
             )
         return moved, None
 
-    ended = jax.lax.scan(step, start, jax.random.split(quick_key(key), num_steps))[0]
+    ended = jax.lax.scan(step, start, _random.split(key, num_steps))[0]
     # A reparameterised sampler would carry derivatives of θ, were θ not constant above.
     ended = jax.lax.stop_gradient(ended)
 

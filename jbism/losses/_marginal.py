@@ -5,8 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jbism import _checks
-from jbism._threefry import quick_key
+from jbism import _checks, _random
 from jbism.estimators import importance_free_energy
 from jbism.losses._objectives import Objective
 from jbism.losses._score_matching import mean_norm
@@ -127,8 +126,8 @@ def _loss(theta, key, v, *, score, objective):
     """``score`` maps (theta, key, v) of one example to its score."""
     v = _checks.examples("v", v)
     _checks.option("objective", objective, "DSM(sigma=0.05)")
-    key_corrupt, key_latent, key_objective = jax.random.split(quick_key(key), 3)
-    keys = jax.random.split(key_latent, v.shape[0])
+    key_corrupt, key_latent, key_objective = _random.split(key, 3)
+    keys = _random.split(key_latent, v.shape[0])
 
     def scores(v):
         return jax.vmap(score, in_axes=(None, 0, 0))(theta, keys, v)

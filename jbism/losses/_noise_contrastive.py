@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
-from jbism import _checks
-from jbism._threefry import quick_key
+from jbism import _checks, _random
 from jbism.estimators._particles import ParticleSource, log_joint
 from jbism.typing import Array, Distribution, Energy, FreeEnergy, Key, Params, Posterior
 
@@ -137,7 +136,7 @@ def vnce_loss(
         energy, posterior, num_particles, num_sets=1, refinement=None, minimum=1
     )
     v, log_partition, log_noise = _check(v, log_partition, noise, noise_ratio)
-    key_noise, key_data, key_particles = jax.random.split(quick_key(key), 3)
+    key_noise, key_data, key_particles = _random.split(key, 3)
     y = _draw(noise, key_noise, v, noise_ratio)
 
     def data_loss(example_key, v):
@@ -159,8 +158,8 @@ def vnce_loss(
         log_average = logsumexp(log_weights + jnp.log(probabilities))
         return jax.nn.softplus(log_average - log_partition - log_noise(y))
 
-    data = jax.vmap(data_loss)(jax.random.split(key_data, v.shape[0]), v)
-    contrast = jax.vmap(noise_loss)(jax.random.split(key_particles, y.shape[0]), y)
+    data = jax.vmap(data_loss)(_random.split(key_data, v.shape[0]), v)
+    contrast = jax.vmap(noise_loss)(_random.split(key_particles, y.shape[0]), y)
     return jnp.mean(data) + noise_ratio * jnp.mean(contrast), NoiseContrastiveAux(data, contrast)
 
 
@@ -182,6 +181,6 @@ def _check(v, log_partition, noise, noise_ratio):
 def _draw(noise, key, v, noise_ratio):
     """Draws the noise examples, without derivatives."""
     count = max(1, round(noise_ratio * v.shape[0]))
-    y = jax.vmap(noise.sample)(jax.random.split(quick_key(key), count))
+    y = jax.vmap(noise.sample)(_random.split(key, count))
     _checks.shape("noise.sample(key) of each example", y, (count, *v.shape[1:]))
     return jax.lax.stop_gradient(y)

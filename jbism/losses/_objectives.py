@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from jbism import _checks
+from jbism import _checks, _random
 from jbism.losses import _score_matching
 from jbism.typing import Array, Key
 
@@ -117,7 +117,7 @@ class SSM(CleanObjective):
     def __call__(self, score: ScoreFunction, key: Key, corrupted: Corrupted) -> tuple[Array, Array]:
         """Returns the values [batch] and the scores [batch, *event]."""
         v = corrupted.inputs
-        draw = jax.random.rademacher if self.projection == "rademacher" else jax.random.normal
+        draw = _random.rademacher if self.projection == "rademacher" else _random.normal
         u = draw(key, v.shape, v.dtype)
         scores, derivative = jax.jvp(score, (v,), (u,))
         return _score_matching.sliced_score_matching(scores, derivative, u), scores
@@ -149,7 +149,7 @@ class DSM:
 
     def corrupt(self, key: Key, v: Array) -> Corrupted:
         """Draws ε and returns v + σε."""
-        noise = jax.random.normal(key, v.shape, v.dtype)
+        noise = _random.normal(key, v.shape, v.dtype)
         sigma = jnp.full(v.shape[:1], self.sigma, v.dtype)
         return Corrupted(v + self.sigma * noise, noise, sigma)
 
@@ -215,7 +215,7 @@ class MDSM:
         """Draws ε and returns v + σ_i ε."""
         if v.shape[0] == 1 and self.sigma_min < self.sigma_max:
             raise ValueError("v must hold at least 2 examples for MDSM to spread σ over, got 1")
-        noise = jax.random.normal(key, v.shape, v.dtype)
+        noise = _random.normal(key, v.shape, v.dtype)
         spread = jnp.linspace if self.spacing == "linear" else jnp.geomspace
         sigma = spread(self.sigma_min, self.sigma_max, v.shape[0], dtype=v.dtype)
         scale = sigma.reshape((-1,) + (1,) * (v.ndim - 1))

@@ -5,8 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jbism import _checks
-from jbism._threefry import quick_key
+from jbism import _checks, _random
 from jbism.estimators import ParticleStatistics, vages
 from jbism.losses._objectives import Objective
 from jbism.losses._score_matching import mean_norm
@@ -80,7 +79,7 @@ def vages_loss(
     """
     v = _checks.examples("v", v)
     _checks.option("objective", objective, "DSM(sigma=0.05)")
-    key_corrupt, key_particles, key_objective = jax.random.split(quick_key(key), 3)
+    key_corrupt, key_particles, key_objective = _random.split(key, 3)
     corrupted = jax.lax.stop_gradient(objective.corrupt(key_corrupt, v))
 
     def values(scores):

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jbism import _checks
+from jbism import _checks, _random
 from jbism.typing import Array, Energy, Key, Latent, Params
 
 _WRITTEN_OUT = 10  # steps up to which the loop is written out, as `hypergradients.Unroll` does
@@ -60,16 +60,16 @@ class LangevinRefinement:
             return jnp.sum(jax.vmap(partial(_checks.scalar_energy, energy, theta, v))(h))
 
         def step(leaves, step_key):
-            keys = jax.random.split(step_key, len(leaves))
+            keys = _random.split(step_key, len(leaves))
             gradients = jax.grad(total)(leaves)
             moved = [
                 leaf
                 - 0.5 * self.step_size * g
-                + noise_scale * jax.random.normal(k, leaf.shape, leaf.dtype)
+                + noise_scale * _random.normal(k, leaf.shape, leaf.dtype)
                 for leaf, g, k in zip(leaves, gradients, keys, strict=True)
             ]
             return moved, None
 
         unroll = self.num_steps if self.num_steps <= _WRITTEN_OUT else 1
-        leaves, _ = jax.lax.scan(step, leaves, jax.random.split(key, self.num_steps), unroll=unroll)
+        leaves, _ = jax.lax.scan(step, leaves, _random.split(key, self.num_steps), unroll=unroll)
         return jax.tree.unflatten(structure, leaves)

@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from jbism import _checks, _layout
-from jbism._threefry import quick_key
+from jbism import _checks, _layout, _random
 from jbism.typing import Array, Distribution, Key, Latent
 
 
@@ -49,17 +48,17 @@ def block_gibbs(
     v = _checks.batched("v", v)
 
     def one_chain(chain_key, v):
-        key_h, key_v = jax.random.split(chain_key)
+        key_h, key_v = _random.split(chain_key)
         h = hidden_given_visible(v).sample(key_h)
         return visible_given_hidden(h).sample(key_v), h
 
     def step(v, step_key):
-        keys = _layout.follow(jax.random.split(step_key, v.shape[0]), v)
+        keys = _layout.follow(_random.split(step_key, v.shape[0]), v)
         return jax.vmap(one_chain)(keys, v)
 
-    key_first, key_rest = jax.random.split(quick_key(key))
+    key_first, key_rest = _random.split(key)
     state = step(v, key_first)
     _checks.same_shape("a sample of visible_given_hidden", state[0], "v", v)
-    keys = jax.random.split(key_rest, num_steps - 1)
+    keys = _random.split(key_rest, num_steps - 1)
     state, _ = jax.lax.scan(lambda state, k: (step(state[0], k), None), state, keys)
     return state

@@ -6,8 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jbism import _checks
-from jbism._threefry import quick_key
+from jbism import _checks, _random
 from jbism.typing import Array, Key
 
 
@@ -96,15 +95,13 @@ def run_langevin(
         ) from None
     step_sizes = [_checks.positive("step_size", eta) for eta in step_sizes]
 
-    key = quick_key(key)
-
     def noise(leaf_key, leaf):
         shape = (1, *leaf.shape[1:]) if shared_noise else leaf.shape
-        return jax.random.normal(leaf_key, shape, leaf.dtype) * jnp.ones_like(leaf)
+        return _random.normal(leaf_key, shape, leaf.dtype) * jnp.ones_like(leaf)
 
     def step(leaves, inputs):
         temperature, index = inputs
-        keys = jax.random.split(jax.random.fold_in(key, index), len(leaves))
+        keys = _random.split(_random.fold_in(key, index), len(leaves))
         gradients = jax.tree.leaves(gradient(jax.tree.unflatten(structure, leaves)))
         moved = []
         for leaf_key, leaf, g, eta in zip(keys, leaves, gradients, step_sizes, strict=True):

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jbism import _checks
-from jbism._threefry import quick_key
+from jbism import _checks, _random
 from jbism.stein._fisher_objective import (
     Critic,
     Score,
@@ -137,8 +136,8 @@ def fisher_divergence(
         )
     check_shapes(score, critic, critic_params, key, v[:batch_size])
 
-    key_split, key_train, key_validation, key_test = jax.random.split(quick_key(key), 4)
-    shuffled = v[jax.random.permutation(key_split, v.shape[0])]
+    key_split, key_train, key_validation, key_test = _random.split(key, 4)
+    shuffled = v[_random.permutation(key_split, v.shape[0])]
     train, validation, test = jnp.split(shuffled, [num_train, num_train + num_validation])
     num_validations = -(-num_steps // validate_every)
     objective = partial(objective_values, score=score, critic=critic)
@@ -151,8 +150,8 @@ def fisher_divergence(
 
     def step(i, carry):
         params, opt_state, total = carry
-        key_batch, key_step = jax.random.split(jax.random.fold_in(key_train, i))
-        batch = train[jax.random.randint(key_batch, (batch_size,), 0, num_train)]
+        key_batch, key_step = _random.split(_random.fold_in(key_train, i))
+        batch = train[_random.randint(key_batch, (batch_size,), 0, num_train)]
         loss, grads = jax.value_and_grad(loss_of)(params, key_step, batch)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, total - loss

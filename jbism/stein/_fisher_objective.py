@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jbism._threefry import quick_key
+from jbism import _random
 from jbism.typing import Array, Key, Params
 
 
@@ -41,7 +41,7 @@ def objective_values(
 
     The trace is a mean over Rademacher projections, or exact where their number is None.
     """
-    key_score, key_projections = jax.random.split(quick_key(key))
+    key_score, key_projections = _random.split(key)
     s = jax.lax.stop_gradient(score(key_score, v))
     event = v.shape[1:]
     if num_projections is None:
@@ -49,7 +49,7 @@ def objective_values(
         directions, axis = basis.reshape(-1, *event), None
     else:
         shape = (v.shape[0], num_projections, *event)
-        signs = jax.random.rademacher(key_projections, shape, v.dtype)
+        signs = _random.rademacher(key_projections, shape, v.dtype)
         directions, axis = signs / math.sqrt(num_projections), 0
 
     def value(v, s, directions):
@@ -77,7 +77,7 @@ def evaluate_in_blocks(
     index = jnp.arange(num_blocks * block_size).reshape(num_blocks, block_size) % n
     values = jax.lax.map(
         lambda x: objective(params, x[0], v[x[1]], num_projections=num_projections),
-        (jax.random.split(key, num_blocks), index),
+        (_random.split(key, num_blocks), index),
     )
     return values.reshape(-1)[:n]
 

@@ -2,11 +2,9 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from jbism import _checks
-from jbism._threefry import quick_key
+from jbism import _checks, _random
 from jbism.stein._kernels import Kernel, gram_precision
 from jbism.stein._ksd import map_stein_blocks
 from jbism.typing import Array, Key
@@ -69,7 +67,7 @@ def goodness_of_fit(
     num_bootstrap = _checks.integer("num_bootstrap", num_bootstrap, minimum=1)
     v, scores = _checks.batched("v", v), _checks.batched("scores", scores)
     n = v.shape[0]
-    signs = jax.random.rademacher(quick_key(key), (num_bootstrap, n), scores.dtype)
+    signs = _random.rademacher(key, (num_bootstrap, n), scores.dtype)
     # The statistic is the draw of equal signs; alike in rounding, it ties with its like.
     signs = jnp.concatenate([jnp.ones((1, n), signs.dtype), signs])
 

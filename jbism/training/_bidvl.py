@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jbism import _random
 from jbism.losses import BidvlCompact, BidvlFull, bidvl_loss, bidvl_lower_loss
 from jbism.training._step import Step, bilevel_step
 from jbism.typing import FreeEnergy, Hypergradient, Posterior
@@ -78,7 +79,7 @@ def bidvl_step(
     live = live is not None and live is phi_optimizer
 
     def upper_loss(theta, phi, phi_opt_state, key, v):
-        key_loss, key_metrics = jax.random.split(key)
+        key_loss, key_metrics = _random.split(key)
         loss, aux = bidvl_loss(
             theta,
             phi,

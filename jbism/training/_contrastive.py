@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jbism import _checks
+from jbism import _checks, _random
 from jbism.losses import contrastive_loss
 from jbism.training._step import Step, chained_step
 from jbism.typing import Array, Key, Params
@@ -83,7 +83,7 @@ def contrastive_step(
             raise ValueError(
                 "persistent chains need a state that has some: create_state(..., chains=...)"
             )
-        key_latents, key_chains = jax.random.split(key)
+        key_latents, key_chains = _random.split(key)
         x = (
             v
             if complete is None

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jbism import _checks
-from jbism._threefry import quick_key
+from jbism import _checks, _random
 from jbism.data import to_unit
 from jbism.hypergradients import descend
 from jbism.training._data_parallel import DataParallel
@@ -101,9 +100,7 @@ def chained_step(
     ema_decay = _checks.fraction("ema_decay", ema_decay)
 
     def step(state, v):
-        key_lower, key_upper = jax.random.split(
-            jax.random.fold_in(quick_key(state.key), state.step)
-        )
+        key_lower, key_upper = _random.split(_random.fold_in(state.key, state.step))
         phi, phi_opt_state, descent = descend(
             lambda theta, phi, key: lower_loss(theta, phi, key, v),
             state.theta,
