@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -48,11 +48,13 @@ class Ours:
         metrics = {name: np.asarray(value)[0] for name, value in metrics.items()}
         return cls(step, run, data, before, after, metrics, np.asarray(data[rows[_WARM_STEPS]]))
 
+    @cached_property
     def in_double(self) -> "Ours":
-        """Takes the last step again in double precision; to be called under `jax.enable_x64`."""
-        before = jax.tree.map(_double, self.before)
-        v = self.v.astype(np.float64)
-        after, metrics = jax.jit(self.step)(before, v)
+        """The last step taken again in double precision, once for all peers."""
+        with jax.enable_x64(True):
+            before = jax.tree.map(_double, self.before)
+            v = self.v.astype(np.float64)
+            after, metrics = jax.jit(self.step)(before, v)
         return replace(self, before=before, after=after, metrics=metrics, v=v)
 
 
@@ -96,8 +98,8 @@ class TrainingContest:
 
         torch.set_num_threads(1)
         step = self.peers[peer].build(self.problem, ours.v.shape)
+        done = ours.in_double if self.problem.proved_in_double else ours
         with jax.enable_x64(self.problem.proved_in_double):
-            done = ours.in_double() if self.problem.proved_in_double else ours
             found = proof.differences(
                 self.problem, step, done.before, done.after, done.metrics, done.v
             )
