@@ -235,21 +235,18 @@ def _deep(
     unroll_lower=True,
 ):
     def build():
-        # The published networks; a lone step has no loops, where XLA's own convolutions are fast.
+        # The published networks.
         energy = energies.DeepEBLVM(
             num_latents=50,
             trunk=networks.ResidualConvNet(
                 channels=channels,
                 blocks_per_level=blocks,
                 variant="published",
-                implementation="lax",
             ),
             num_features=64 * channels,
             coupling_bias=True,
         )
-        encoder = networks.ConvEncoder(
-            features, activation=nn.leaky_relu, strides=(2, 2, 2), implementation="lax"
-        )
+        encoder = networks.ConvEncoder(features, activation=nn.leaky_relu, strides=(2, 2, 2))
         posterior = posteriors.Gaussian(num_latents=50, trunk=encoder)
         step = _step(
             energy,

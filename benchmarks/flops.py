@@ -64,6 +64,12 @@ def _count_equation(eqn, outputs, turns):
         kernel = eqn.invars[1].aval
         features = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
         return 2 * kernel.size // features * eqn.outvars[0].aval.size, everything
+    if name == "conv3x3":  # jbism's, by the sums that define it
+        arrays = [v.aval for v in (*eqn.invars, *eqn.outvars)]
+        kernel, y = [
+            arrays[i] for i in {"x": (0, 1), "k": (2, 1), "y": (1, 2)}[eqn.params["wanted"]]
+        ]
+        return 2 * kernel.size * math.prod(y.shape[1:4]), everything
     if name == "scan":
         return _count_scan(eqn, outputs, turns)
     bodies = [b for value in eqn.params.values() for b in _jaxprs(value)]

@@ -123,7 +123,7 @@ def _estimators(cell):
         energy, posterior, v, h = _rbm(cell)
         objective: Any = losses.DSM(sigma=0.3)
     else:
-        energy, posterior, v, h = _deep(cell, implementation="lax")
+        energy, posterior, v, h = _deep(cell)
         objective = losses.MDSM(0.1, 3.0, 0.1, spacing="geometric")
     theta, phi = _init(energy, 1, v[0], h), _init(posterior, 2, v[0])
     parts = {
@@ -148,7 +148,7 @@ def _samplers(cell):
     if model == "rbm":
         energy, _, v, h = _rbm(cell)
     else:
-        energy, _, v, h = _deep(cell, implementation="auto")
+        energy, _, v, h = _deep(cell)
     theta = _init(energy, 1, v[0], h)
     v = jax.random.uniform(jax.random.key(3), (cell["chains"], *v.shape[1:]))
     h = jnp.zeros((cell["chains"], *h.shape))
@@ -212,16 +212,12 @@ def _rbm(cell):
     return energy, posteriors.Bernoulli(cell["latents"]), jnp.zeros((1, cell["visibles"])), h
 
 
-def _deep(cell, *, implementation):
+def _deep(cell):
     """The deep model of images of 32 × 32, as `_rbm`; trunk and encoder of so many channels."""
     channels, latents = cell["width"], cell["latents"]
-    trunk = networks.ResidualConvNet(channels, blocks_per_level=1, implementation=implementation)
-    encoder = networks.ConvEncoder(
-        (channels, 2 * channels, 4 * channels),
-        activation=nn.leaky_relu,
-        strides=(2, 2, 2),
-        implementation=implementation,
-    )
+    trunk = networks.ResidualConvNet(channels, blocks_per_level=1)
+    widths = (channels, 2 * channels, 4 * channels)
+    encoder = networks.ConvEncoder(widths, activation=nn.leaky_relu, strides=(2, 2, 2))
     energy = energies.DeepEBLVM(latents, trunk, num_features=64 * channels)
     posterior = posteriors.Gaussian(latents, trunk=encoder)
     return energy, posterior, jnp.zeros((1, 32, 32, 1)), jnp.zeros(latents)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import budget, cases, flops, timing, traffic
-from jbism import divergences, losses
+from jbism import divergences, losses, networks
 from jbism.hypergradients import Unroll
 from jbism.training import train_steps
 from tests.processes import ROOT
@@ -41,6 +41,24 @@ def test_flops_of_a_convolution_match_its_size():
     x, kernel = _shape(2, 9, 9, 3), _shape(3, 3, 3, 8)
     assert flops.matmul_flops(conv, x, kernel) == 2 * (2 * 4 * 4 * 8) * (3 * 3 * 3)
     assert flops.matmul_flops(conv, x, kernel) == _xla_flops(conv, x, kernel)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_flops_of_a_trunk_are_those_of_the_sums(stride):
+    """Also where the convolutions are done by fewer multiplications."""
+    conv = networks.Conv3x3(8, stride=stride, use_bias=False)
+    pooled = networks.Conv3x3(8, use_bias=False, pool=True)
+
+    def value(theta, x):
+        return jnp.sum(jnp.tanh(pooled.apply(theta, jnp.tanh(conv.apply(theta, x)))))
+
+    def gradient(theta, x):
+        return jax.grad(lambda theta: jnp.sum(jax.vmap(value, (None, 0))(theta, x)))(theta)
+
+    theta, x = {"params": {"kernel": _shape(3, 3, 8, 8)}}, _shape(2, 12, 12, 8)
+    first, second = (2 * 9 * 8 * 8 * (side // stride) ** 2 for side in (12, 6))
+    # Two for the first, whose x needs no derivative, and three for the second, for two examples.
+    assert flops.matmul_flops(gradient, theta, x) == 2 * (2 * first + 3 * second)
 
 
 def test_flops_count_loops_by_iteration_and_leave_out_unused_products():

@@ -1,7 +1,5 @@
 """Trunks: both convolutions agree with each other and with Flax; shapes are as documented."""
 
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,7 @@ import pytest
 from jbism import energies, networks
 from tests import oracles
 
-IMPLEMENTATIONS = ("lax", "shifted")
+IMPLEMENTATIONS = ("lax", "auto")
 
 
 def convolution(implementation, **options):
@@ -51,15 +49,15 @@ def scanned(conv, theta, x):
     [lambda conv, theta, x: conv.apply(theta, x), gradient, second_order, scanned],
     ids=["value", "gradient", "second_order", "scanned"],
 )
-def test_shifted_convolution_equals_lax(x64, function):
-    lax, shifted = (
+def test_implementations_agree(x64, function):
+    lax, auto = (
         oracles.jit(lambda theta, x, conv=conv: function(conv, theta, x))(theta, x)
         for conv, theta, x in map(convolution, IMPLEMENTATIONS)
     )
-    oracles.assert_trees_close(shifted, lax, rtol=1e-10, atol=1e-10)
+    oracles.assert_trees_close(auto, lax, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, "auto"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize(("stride", "use_bias"), [(1, True), (2, True), (3, False)])
 def test_convolution_equals_flax(x64, implementation, stride, use_bias):
     conv, theta, x = convolution(implementation, stride=stride, use_bias=use_bias)
@@ -97,13 +95,24 @@ def test_convolutions_promote_as_dense_layers_do(implementation, stride, use_bia
     oracles.assert_close(short.astype(np.float32), exact, rtol=0.05, atol=0.2)
 
 
-def test_auto_is_the_shifted_form_on_a_cpu():
-    conv = networks.Conv3x3(features=1)
-    x = jnp.zeros((4, 4, 1))
-    theta = conv.init(jax.random.key(0), x)
-    backward = str(jax.make_jaxpr(lambda x, y: jax.vjp(partial(conv.apply, theta), x)[1](y))(x, x))
-    transposed = backward.count("conv_general_dilated[") - 1  # beside the one forward
-    assert transposed == (jax.default_backend() != "cpu")
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_pooled_convolution_is_a_mean_of_two_by_two(x64, implementation):
+    conv, theta, _ = convolution(implementation)
+    conv = conv.clone(pool=True)
+    x = jax.random.normal(jax.random.key(3), (6, 8, 3), jnp.float64)
+
+    def pooled(function):
+        def value(theta, x):
+            y = function(theta, x)
+            return jnp.sum(jnp.tanh(y) ** 2), y
+
+        return oracles.jit(jax.value_and_grad(value, argnums=(0, 1), has_aux=True))(theta, x)
+
+    def reference(theta, x):
+        y = nn.Conv(4, (3, 3), padding=1).apply(theta, x[None])
+        return nn.avg_pool(y, (2, 2), (2, 2))[0]
+
+    oracles.assert_trees_close(pooled(conv.apply), pooled(reference), rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +201,8 @@ def test_residual_mlp_adds_its_input_where_widths_agree(x64):
         (networks.ConvEncoder((2, 2), strides=(2, 0)), (8, 8, 1), "stride must be"),
         (networks.Conv3x3(2, implementation="fft"), (8, 8, 1), "implementation must be one of"),
         (networks.Conv3x3(2), (8, 8), "x must have rank 3"),
+        (networks.Conv3x3(2, pool=True), (8, 7, 1), "height and width must be even"),
+        (networks.Conv3x3(2, stride=2, pool=True), (8, 8, 1), "pool=True needs stride 1, got 2"),
         (networks.Conv3x3(0), (8, 8, 1), "features must be"),
     ],
 )

@@ -69,13 +69,9 @@ def contest_of_images(**options):
     )
 
     def build():
-        trunk = networks.ResidualConvNet(
-            channels=2, blocks_per_level=2, variant="published", implementation="lax"
-        )
+        trunk = networks.ResidualConvNet(channels=2, blocks_per_level=2, variant="published")
         energy = energies.DeepEBLVM(num_latents, trunk=trunk, num_features=8, coupling_bias=True)
-        encoder = networks.ConvEncoder(
-            (2, 3, 4), activation=jax.nn.leaky_relu, strides=(2, 2, 2), implementation="lax"
-        )
+        encoder = networks.ConvEncoder((2, 3, 4), activation=jax.nn.leaky_relu, strides=(2, 2, 2))
         posterior = posteriors.Gaussian(num_latents, trunk=encoder)
         parts = {
             "energy": energy.apply,

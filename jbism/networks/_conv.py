@@ -1,36 +1,39 @@
 """The 3x3 convolution every trunk uses, and a small convolutional encoder."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
+import numpy as np
 
 from jbism import _checks
+from jbism.networks._conv_primitive import conv3x3
 from jbism.typing import Array
 
-_IMPLEMENTATIONS = ("auto", "lax", "shifted")
+_IMPLEMENTATIONS = ("auto", "lax")
 
 
 class Conv3x3(nn.Module):
     """3x3 convolution with zero padding of one pixel, on one example [height, width, channels].
 
-    XLA's CPU backend takes its fast path for convolutions only outside of loops: the gradient
-    convolutions of a `lax.scan` body run some thirty times slower there. ``"shifted"`` writes the
-    derivatives, of any order, as shifted slices and matrix products, which are fast inside loops
-    too; GPU and TPU want ``"lax"``. Both compute the same function of the same parameters.
+    XLA's CPU backend has a fast path for the first of a convolution and its derivatives alone, and
+    in the body of a `lax.scan` runs the others some thirty times slower. ``"auto"`` writes them,
+    of any order, as matrix products there, with fewer multiplications than the sums have where
+    there are at least 32 channels (Winograd's F(2x2, 3x3), whose rounding is some five times that
+    of the sums); in float32 its results are within some 1e-6 of ``"lax"``, relative to the largest.
 
     Attributes:
       features: output channels.
-      implementation: ``"lax"``, ``"shifted"``, or ``"auto"``: shifted where JAX's default backend
-        is a CPU, lax elsewhere.
+      implementation: ``"auto"``: what suits the platform that runs it, products on a CPU and XLA's
+        convolutions elsewhere; ``"lax"``: XLA's convolutions everywhere.
       stride: s; keeps the outputs at every s-th row and column, the first included.
       use_bias: False leaves the bias out, of the parameters too.
       dtype: of the arithmetic and the result, such as ``jnp.bfloat16``; by default what x and the
         parameters, which keep theirs, promote to.
+      pool: averages the results over 2x2 pixels, with a quarter of the multiplications: means of
+        2x2 pixels of x come first, which leaves a convolution of stride two.
 
     Parameters: ``kernel`` [3, 3, in, features] and ``bias`` [features], as in `flax.linen.Conv`.
 
@@ -47,14 +50,22 @@ class Conv3x3(nn.Module):
     stride: int = 1
     use_bias: bool = True
     dtype: Any = None
+    pool: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Maps [height, width, channels] to [⌈height/s⌉, ⌈width/s⌉, features]."""
+        """Maps [height, width, channels] to [⌈height/s⌉, ⌈width/s⌉, features], half that if pooled.
+
+        Raises:
+          ValueError: if x is of another rank or an option is out of range, if the results of an odd
+            height or width are to be pooled, or those of a stride.
+        """
         _checks.integer("features", self.features, minimum=1)
         _checks.integer("stride", self.stride, minimum=1)
         _checks.one_of("implementation", self.implementation, _IMPLEMENTATIONS)
         _checks.rank("x", x, 3)
+        if self.pool and self.stride > 1:
+            raise ValueError(f"pool=True needs stride 1, got {self.stride}")
         kernel = self.param(
             "kernel", nn.initializers.lecun_normal(), (3, 3, x.shape[-1], self.features)
         )
@@ -62,68 +73,53 @@ class Conv3x3(nn.Module):
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        implementation = self.implementation
-        if implementation == "auto":
-            implementation = "shifted" if jax.default_backend() == "cpu" else "lax"
-        convolve = _conv_shifted if implementation == "shifted" else _conv_lax
-        y = convolve(x, kernel, self.stride)
+        convolve = conv3x3 if self.implementation == "auto" else _conv_lax
+        if self.pool:
+            y = convolve(_means_around_corners(x), kernel, stride=2)
+        elif self.stride > 1:
+            y = convolve(_padded(x, self.stride), kernel, stride=self.stride)
+        else:
+            y = convolve(x, kernel, stride=1)
         return y if bias is None else y + bias[None, None, :]
 
 
-def _conv_lax(x, kernel, stride):
-    # "SAME" would pad an even side unevenly once the stride is 2.
+def _conv_lax(x, kernel, *, stride):
+    padding = (1, 1) if stride == 1 else (0, 0)
     y = jax.lax.conv_general_dilated(
         x[None],
         kernel,
         (stride, stride),
-        ((1, 1), (1, 1)),
+        (padding, padding),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return y[0]
 
 
-def _conv_shifted(x, kernel, stride):
-    if stride == 1:
-        return _conv_of_shifted_derivatives(x, kernel)
-    height, width, channels = x.shape
-    padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
-    shifts = [
-        padded[i : i + height : stride, j : j + width : stride] for i in range(3) for j in range(3)
-    ]
-    patches = jnp.concatenate(shifts, axis=-1)
-    return patches @ kernel.reshape(9 * channels, kernel.shape[-1])
+def _padded(x, stride):
+    """Pads by one pixel before, and after as far as windows of three reach at this stride."""
+    # "SAME" would pad an even side unevenly once the stride is 2.
+    after = [stride * ((side - 1) // stride) + 2 - side for side in x.shape[:2]]
+    edges = [(1, after[0], 0), (1, after[1], 0), (0, 0, 0)]
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), edges)
 
 
-@jax.custom_jvp
-def _conv_of_shifted_derivatives(x, kernel):
-    return _conv_lax(x, kernel, 1)  # fast in loops too, unlike its transposes
+def _means_around_corners(x):
+    """Means of 2x2 pixels at distance one, [height + 1, width + 1], with zeros around x."""
+    _check_even(x)
+    zero = np.zeros((), x.dtype)[()]
+    edges = ((1, 1), (1, 1), (0, 0))
+    return jax.lax.reduce_window(x, zero, jax.lax.add, (2, 2, 1), (1, 1, 1), edges) / 4
 
 
-@partial(_conv_of_shifted_derivatives.defjvp, symbolic_zeros=True)
-def _conv_jvp(primals, tangents):
-    (x, kernel), (x_dot, kernel_dot) = primals, tangents
-    y = _conv_of_shifted_derivatives(x, kernel)
-    y_dot = jnp.zeros_like(y)
-    if not isinstance(x_dot, SymbolicZero):
-        y_dot += _conv_rows(x_dot, kernel)
-    if not isinstance(kernel_dot, SymbolicZero):
-        y_dot += _conv_rows(x, kernel_dot)
-    return y, y_dot
-
-
-def _conv_rows(x, kernel):
-    height, width, channels = x.shape
-    padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)))
-    shifts = jnp.concatenate([padded[:, j : j + width] for j in range(3)], axis=-1)
-    rows = kernel.reshape(3, 3 * channels, kernel.shape[-1])
-    return sum(shifts[i : i + height] @ rows[i] for i in range(3))
+def _check_even(x):
+    if x.shape[0] % 2 or x.shape[1] % 2:
+        raise ValueError(f"height and width must be even to be pooled, got shape {x.shape}")
 
 
 def average_pool(x: Array) -> Array:
     """Halves the height and width of [height, width, channels] by 2x2 means."""
+    _check_even(x)
     height, width, channels = x.shape
-    if height % 2 or width % 2:
-        raise ValueError(f"height and width must be even to be pooled, got shape {x.shape}")
     return x.reshape(height // 2, 2, width // 2, 2, channels).mean(axis=(1, 3))
 
 

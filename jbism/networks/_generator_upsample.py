@@ -10,21 +10,20 @@ from jbism import _checks
 from jbism.networks._conv import Conv3x3
 from jbism.typing import Array
 
-_IMPLEMENTATIONS = ("auto", "lax", "shifted")
+_IMPLEMENTATIONS = ("auto", "lax")
 
 
 class UpConv3x3(nn.Module):
     """Nearest-neighbour upsampling by two, then `Conv3x3`, of one example.
 
-    Each pixel of the result sees four distinct pixels of the input alone. ``"shifted"`` folds the
-    kernel into one of 2x2 for each of the four parities of row and column and never makes the
-    large image: on a CPU a third of the time of upsampling before the shifted form of `Conv3x3`,
-    inside and outside of loops. ``"lax"`` upsamples and convolves. Both compute the same function
-    of the same parameters.
+    Each pixel of the result sees four distinct pixels of the input alone. Where JAX's default
+    backend is a CPU, ``"auto"`` folds the kernel into one of 2x2 for each of the four parities of
+    row and column and never makes the large image; elsewhere, and by ``"lax"``, it upsamples and
+    convolves. Both compute the same function of the same parameters.
 
     Attributes:
       features: output channels.
-      implementation: ``"lax"``, ``"shifted"``, or ``"auto"``, as of `Conv3x3`.
+      implementation: ``"auto"`` or ``"lax"``.
       dtype: of the arithmetic and the result, such as ``jnp.bfloat16``; that of x by default.
 
     Parameters: ``kernel`` [3, 3, in, features] and ``bias`` [features], as in `flax.linen.Conv`.

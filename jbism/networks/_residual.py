@@ -92,9 +92,9 @@ class ResidualBlock(nn.Module):
         inner = x.shape[-1] if self.published else self.features
         convolution = partial(Conv3x3, implementation=self.implementation, dtype=self.dtype)
         y = convolution(inner, use_bias=not self.published)(self.activation(x))
-        y = convolution(self.features)(self.activation(y))
+        y = convolution(self.features, pool=self.downsample)(self.activation(y))
         if self.downsample:
-            x, y = average_pool(x), average_pool(y)
+            x = average_pool(x)
         if self.published or x.shape[-1] != self.features:
             x = nn.Dense(self.features, dtype=self.dtype)(x)
         return x + y
