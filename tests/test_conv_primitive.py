@@ -165,6 +165,14 @@ def check_shard_map(shape, num_devices):
     assert_close(jax.jit(local)(x, k), function(x, k), 1e-6)
 
 
+def check_explicit_axes():
+    x, k = arrays(ON_DEVICES[0], jnp.float32)
+    with jax.set_mesh(jax.make_mesh((2,), ("data",))):
+        x = jax.device_put(x, PartitionSpec("data"))
+        with pytest.raises(ValueError, match="axes of type Explicit, make them Auto"):
+            value(partial(conv3x3, stride=1), x, k)
+
+
 def check_divided_batch(shape):
     """The compiler divides it without a copy of the whole on any device."""
     x, k = arrays(shape, jnp.float32)
@@ -194,6 +202,20 @@ def test_other_platforms_get_their_own_convolutions(platform, stride):
         assert not any(name in program for name in ("stablehlo.dot", "stablehlo.while"))
 
 
+def test_precision_is_that_where_it_is_traced():
+    x, k = arrays(SHAPES[0], jnp.float32)
+
+    def highest(conv, x, k):
+        with jax.default_matmul_precision("highest"):
+            return gradient(conv, x, k)
+
+    for function, count in ((highest, 6), (gradient, 0)):  # of the two operands of three
+        for conv in (conv3x3, xla):
+            run = jax.jit(partial(function, partial(conv, stride=1)))
+            program = run.trace(x, k).lower(lowering_platforms=("tpu",)).as_text()
+            assert program.count("HIGHEST") == count
+
+
 def test_of_a_batch_of_unknown_size():
     x, k = arrays(SHAPES[1], jnp.float32)
     (batch,) = export.symbolic_shape("batch")
@@ -207,3 +229,4 @@ if __name__ == "__main__":
     for one_shape in ON_DEVICES:
         check_shard_map(one_shape, num_devices=2)
         check_divided_batch(one_shape)
+    check_explicit_axes()

@@ -45,16 +45,22 @@ def conv3x3(x: Array, kernel: Array, *, stride: int = 1) -> Array:
 
     Returns:
       [height', width', features]; height' is height if the stride is 1, else n + 1.
+
+    Raises:
+      ValueError: if an array is divided along an axis of a mesh whose type is Explicit.
     """
     axes = _varying(x) | _varying(kernel)
     x, kernel = _vary(x, axes), _vary(kernel, axes)
-    return _derivative("y", stride, x=x[None, None], k=kernel[None])[0, 0]
+    # As every product does, it takes the precision that is set where it is traced.
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    options = {"stride": stride, "precision": precision}
+    return _derivative("y", options, x=x[None, None], k=kernel[None])[0, 0]
 
 
-def _derivative(wanted, stride, **given):
+def _derivative(wanted, options, **given):
     """By `wanted`: x or y as [groups, batch, height, width, ·], k as [groups, 3, 3, ·, ·]."""
     first, second = (given[name] for name in _GIVEN[wanted])
-    return _trilinear.bind(first, second, wanted=wanted, stride=stride)
+    return _trilinear.bind(first, second, wanted=wanted, **options)
 
 
 def _varying(x):
@@ -67,7 +73,16 @@ def _vary(x, axes):
 
 
 @_trilinear.def_abstract_eval
-def _abstract(first, second, *, wanted, stride):
+def _abstract(first, second, *, wanted, stride, **_):
+    if any(axes is not None for aval in (first, second) for axes in aval.sharding.spec):
+        raise ValueError(
+            "3x3 convolutions cannot be divided along a mesh's axes of type Explicit, "
+            f"make them Auto: got {first} and {second}"
+        )
+    return _shape(first, second, wanted, stride)
+
+
+def _shape(first, second, wanted, stride):
     groups = first.shape[:1]
     if wanted == "k":
         return first.update(shape=(*groups, 3, 3, first.shape[-1], second.shape[-1]))
@@ -78,7 +93,7 @@ def _abstract(first, second, *, wanted, stride):
     return first.update(shape=(*first.shape[:2], *sides, second.shape[4]))
 
 
-@partial(jax.jit, static_argnames=("wanted", "stride"))
+@partial(jax.jit, static_argnames=("wanted", "stride", "precision"))
 def _run(first, second, **parameters):
     return _trilinear.bind(first, second, **parameters)
 
@@ -86,16 +101,16 @@ def _run(first, second, **parameters):
 _trilinear.def_impl(_run)
 
 
-def _transpose(position, cotangent, *given, wanted, stride):
+def _transpose(position, cotangent, *given, wanted, **options):
     name, other = _GIVEN[wanted][position], _GIVEN[wanted][1 - position]
-    return _derivative(name, stride, **{other: given[1 - position], wanted: cotangent})
+    return _derivative(name, options, **{other: given[1 - position], wanted: cotangent})
 
 
 ad.defbilinear(_trilinear, partial(_transpose, 0), partial(_transpose, 1))
 
 
-def _batch(given, axes, *, wanted, stride):
-    bind = partial(_trilinear.bind, wanted=wanted, stride=stride)
+def _batch(given, axes, *, wanted, **options):
+    bind = partial(_trilinear.bind, wanted=wanted, **options)
     size = next(x.shape[axis] for x, axis in zip(given, axes, strict=True) if axis is not None)
     names = _GIVEN[wanted]
     if wanted != "k" and axes[names.index("k")] is None:
@@ -126,9 +141,7 @@ def _by_lax(first, second, *, wanted, stride):
     def one_group(first, second):
         if wanted == "y":
             return convolve(first, second)
-        _, *shape = _abstract(
-            jax.typeof(first[None]), jax.typeof(second[None]), wanted=wanted, stride=stride
-        ).shape
+        _, *shape = _shape(jax.typeof(first[None]), jax.typeof(second[None]), wanted, stride).shape
         linear = partial(convolve, first) if wanted == "k" else lambda x: convolve(x, first)
         (out,) = jax.linear_transpose(linear, jax.ShapeDtypeStruct(shape, first.dtype))(second)
         return out
@@ -151,11 +164,12 @@ def _by_products(first, second, *, wanted, stride, turns):
     return jax.lax.map(lambda given: one_group(*given), (first, second))
 
 
-def _lower(function, context, *given, **parameters):
+def _lower(function, context, *given, precision, **parameters):
     # As if alone on its device: what `jax.shard_map` knows of the arrays says nothing new here.
     avals = [jax.core.ShapedArray(aval.shape, aval.dtype) for aval in context.avals_in]
     context = context.replace(avals_in=avals)
-    return mlir.lower_fun(function, multiple_results=False)(context, *given, **parameters)
+    with jax.default_matmul_precision(precision):
+        return mlir.lower_fun(function, multiple_results=False)(context, *given, **parameters)
 
 
 def _lower_for_cpu(context, *given, **parameters):
