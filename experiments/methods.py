@@ -52,8 +52,7 @@ def build_method(
         "theta_optimizer": theta_optimizer,
         "ema_decay": config.train.ema_decay,
     }
-    in_loops = trains_in_loops(config)
-    energy, num_latents = parts.build_energy(config.energy, v.shape, in_loops=in_loops)
+    energy, num_latents = parts.build_energy(config.energy, v.shape)
     chains: Any = ()
     if name == "contrastive" and section.persistent:
         chains = baselines.initial_chains(section, energy, num_latents, key_chains, v)
@@ -70,7 +69,6 @@ def build_method(
     if name == "bidvl":
         num_latents = config.generator.num_latents
     posterior = parts.build_posterior(config.posterior, num_latents)
-    trained = parts.build_posterior(config.posterior, num_latents, in_loops=in_loops)
     phi_optimizer = parts.build_optimizer(config, "phi_optimizer")
     with naming(f"config.posterior.{config.posterior.name}"):
         phi = jax.jit(posterior.init)(key_phi, v)
@@ -79,18 +77,14 @@ def build_method(
         "num_lower_steps": config.train.num_lower_steps,
         "unroll_lower": config.train.unroll_lower or True,
     }
-    model: dict[str, Any] = {"energy": energy.apply, "posterior": trained.apply}
+    model: dict[str, Any] = {"energy": energy.apply, "posterior": posterior.apply}
     generator = None
     if name == "vnce":
         make = partial(bilevel_step, **baselines.vnce_losses(section, **model))
     elif name == "bidvl":
         form = generative.bidvl_form(section)
-        generator, decoder = (
-            parts.build_decoder(
-                config.generator.decoder, v.shape, "config.generator.decoder", in_loops=loops
-            )
-            for loops in (True, in_loops)
-        )
+        decoder = config.generator.decoder
+        generator = parts.build_decoder(decoder, v.shape, "config.generator.decoder")
         key_generator = jax.random.fold_in(key_phi, 1)
         start = jax.jit(generator.init)(key_generator, jnp.zeros(num_latents))
         phi = losses.BidvlParams(start, phi)
@@ -100,7 +94,7 @@ def build_method(
         make = partial(
             bidvl_step,
             form=form,
-            generator=decoder.apply,
+            generator=generator.apply,
             hypergradient=hypergradient,
             **model,
         )
@@ -120,17 +114,6 @@ def build_method(
             )
     with naming("config.train"):
         return Method(make(**train), theta, posterior, phi, phi_optimizer, chains, generator)
-
-
-def trains_in_loops(config: ConfigDict) -> bool:
-    """Whether a compiled training step evaluates networks in loops."""
-    train = config.train
-    if train.steps_per_call > 1 or (train.num_lower_steps > 1 and train.unroll_lower > 0):
-        return True
-    if config.method.name == "contrastive":
-        return True
-    full = config.method.name == "bidvl" and config.method.bidvl.form == "full"
-    return (config.method.name == "bism" or full) and config.hypergradient.name != "first_order"
 
 
 def check_divergence(

@@ -65,22 +65,17 @@ def _choose(section, registry, path):
         return make(**options)
 
 
-def build_energy(
-    section: ConfigDict, shape: tuple[int, ...], *, in_loops: bool = True
-) -> tuple[nn.Module, int]:
-    """Returns the energy of v of a shape, and the number of its latents.
-
-    For ``in_loops`` see `_network`.
-    """
+def build_energy(section: ConfigDict, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+    """Returns the energy of v of a shape, and the number of its latents."""
     make, options = _pick(section, _ENERGIES, "config.energy")
     path = f"config.energy.{section.name}"
     if "trunk" in options:
-        options["trunk"] = _network(options["trunk"], _TRUNKS, f"{path}.trunk", in_loops)
+        options["trunk"] = _network(options["trunk"], _TRUNKS, f"{path}.trunk")
         if options["trunk"] is None:
             raise ConfigError(f"{path}.trunk.name must not be 'none'")
     if "decoder" in options:
         decoder = options.pop("decoder")
-        options["decoder"] = build_decoder(decoder, shape, f"{path}.decoder", in_loops=in_loops)
+        options["decoder"] = build_decoder(decoder, shape, f"{path}.decoder")
     if options.get("num_features") == -1:
         options["num_features"] = None
     with naming(path):
@@ -91,32 +86,26 @@ def build_energy(
         return make(**options), options.get("num_latents", options.get("num_hidden", 0))
 
 
-def build_posterior(section: ConfigDict, num_latents: int, *, in_loops: bool = True) -> nn.Module:
-    """Returns the posterior module; for ``in_loops`` see `_network`."""
+def build_posterior(section: ConfigDict, num_latents: int) -> nn.Module:
+    """Returns the posterior module."""
     make, options = _pick(section, _POSTERIORS, "config.posterior")
     path = f"config.posterior.{section.name}.trunk"
-    trunk = _network(options.pop("trunk"), _TRUNKS, path, in_loops)
+    trunk = _network(options.pop("trunk"), _TRUNKS, path)
     with naming(f"config.posterior.{section.name}"):
         return make(num_latents=num_latents, trunk=trunk, **options)
 
 
-def build_decoder(
-    section: ConfigDict, shape: tuple[int, ...], path: str, *, in_loops: bool = True
-) -> nn.Module:
+def build_decoder(section: ConfigDict, shape: tuple[int, ...], path: str) -> nn.Module:
     """Returns the decoder of the section at ``path``, to v of a shape."""
     if section.name == "none":
         raise ConfigError(f"{path}.name must not be 'none'")
-    decoder = _network(section, _DECODERS, path, in_loops, shape=shape)
+    decoder = _network(section, _DECODERS, path, shape=shape)
     with naming(f"{path}.{section.name}"):
         jax.eval_shape(decoder.init, jax.random.key(0), jnp.zeros(1))
     return decoder
 
 
-def _network(section, registry, path, in_loops, **given):
-    """A network; its convolutions, if "auto", are XLA's own where they run outside of loops.
-
-    There XLA's CPU backend is fast, and compiles sooner; parameters are the same either way.
-    """
+def _network(section, registry, path, **given):
     if section.name == "none":
         return None
     make, options = _pick(section, registry, path)
@@ -128,8 +117,6 @@ def _network(section, registry, path, in_loops, **given):
                 f"got {options[option]!r}"
             )
         options[option] = choices[options[option]]
-    if options.get("implementation") == "auto" and not in_loops:
-        options["implementation"] = "lax"
     if "features" in options:
         options["features"] = tuple(options["features"])
     if "strides" in options:

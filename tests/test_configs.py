@@ -18,7 +18,6 @@ from experiments import parts
 from experiments.builders import build, load_config
 from experiments.configs import base
 from experiments.validation import ConfigError, validate
-from tests import oracles
 from tests.configs import BIDVL, DEEP, MARGINAL, TINY, TINY_DEEP, VAE, make_config
 
 # What a config builds
@@ -132,20 +131,6 @@ def test_bidvl_image_configs(name, monkeypatch):
     assert phi["output"]["kernel"].shape == (3, 3, 96, channels)
     with pytest.raises(ValueError, match=r"WIDTH of .*, got 'large'"):
         get_config("large")
-
-
-def test_convolutions_of_a_step_without_loops_are_those_of_xla():
-    """The same function of the same parameters, with no shifted copies."""
-    alone = {"train.steps_per_call": 1, "train.unroll_lower": 0, "log.log_every": 1}
-    alone |= {"log.checkpoint_every": 1}
-    looped, straight = (build(options_config(IMAGES | x)) for x in ({}, alone))
-    v = jnp.asarray(straight.dataset.train[:16])
-    programs = [str(jax.make_jaxpr(x.step)(x.initial_state, v)) for x in (looped, straight)]
-    looped_count, straight_count = (x.count("conv_general_dilated[") for x in programs)
-    assert 0 < looped_count < straight_count  # in loops the forward ones alone are
-    assert looped.energy == straight.energy
-    after = [jax.jit(x.step)(x.initial_state, v)[0].theta for x in (looped, straight)]
-    assert oracles.tree_distance(*after) < 1e-4
 
 
 VAGES = {"method.name": "vages"}

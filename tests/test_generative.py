@@ -15,7 +15,6 @@ from jax.scipy.stats import multivariate_normal, norm
 
 from experiments import evaluation, generative, image_report, image_sampling, sampling
 from experiments.builders import build
-from experiments.methods import trains_in_loops
 from jbism import distributions, posteriors
 from jbism.divergences import IWAE, KL
 from jbism.hypergradients import Unroll
@@ -330,17 +329,6 @@ def test_an_autoencoder_has_the_networks_of_bidvl(name):
         assert decoder.num_latents == config.generator.num_latents
         assert decoder.decoder.to_dict() == config.generator.decoder.to_dict()
         assert decoder.scale == config.method.bidvl.compact.scale
-
-
-def test_a_lone_lower_step_is_in_no_loop():
-    config = make_config("base", BIDVL | {"train.steps_per_call": 1, "train.num_lower_steps": 1})
-    assert not trains_in_loops(config)
-    config.train.num_lower_steps = 2
-    assert trains_in_loops(config)
-    config.train.unroll_lower = 0
-    assert not trains_in_loops(config)
-    config.train.steps_per_call = 2
-    assert trains_in_loops(config)
 
 
 def test_figures_of_bidvl(bidvl):

@@ -51,8 +51,7 @@ def bidvl(data: str, *, width: str, levels: int) -> ConfigDict:
     config.train.num_steps = 3_000 if small else 300_000
     config.train.batch_size = 50 if small else 100
     config.train.num_lower_steps = 1
-    config.train.unroll_lower = 0
-    config.train.steps_per_call = 1  # a lone step is outside of loops, where CPUs convolve fast
+    config.train.steps_per_call = 1  # a step takes long against its dispatch
     config.log.log_every = 10
     config.log.checkpoint_every = 500
     config.sampling.name = "generator"

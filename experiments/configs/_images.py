@@ -56,8 +56,7 @@ def deep_eblvm(
     config.train.num_steps = steps
     config.train.batch_size = 50 if small else 100
     config.train.ema_decay = 0.99 if small else 0.999
-    config.train.steps_per_call = 1  # a lone step is outside of loops, where CPUs convolve fast
-    config.train.unroll_lower = 0
+    config.train.steps_per_call = 1  # a step takes long against its dispatch
     config.log.log_every = 10
     config.log.checkpoint_every = 500
     config.sampling.name = "langevin"
