@@ -22,6 +22,7 @@ SHAPES = [
     (3, 5, 6, 3, 4, 1),
     (40, 8, 8, 33, 32, 1),
     (10, 16, 16, 32, 40, 1),
+    (19, 16, 16, 32, 33, 1),
     (2, 16, 8, 32, 32, 1),
     (3, 5, 7, 3, 4, 2),
     (10, 33, 17, 32, 34, 2),
@@ -132,9 +133,31 @@ def test_no_example_reaches_another():
         np.testing.assert_array_equal(y[1:], run(x, k)[1:])
 
 
-def test_an_empty_batch():
-    x, k = arrays(SHAPES[1], jnp.float32)
-    assert jax.vmap(partial(conv3x3, stride=1), (0, None))(x[:0], k).shape == (0, 8, 8, 32)
+@pytest.mark.parametrize("shape", [(0, 8, 8, 32, 32, 1), (2, 8, 8, 0, 3, 1), (2, 7, 7, 3, 0, 2)])
+def test_empty_arrays(shape):
+    x, k = (
+        arrays(shape, jnp.float32) if shape[3] else (jnp.zeros(shape[:4]), jnp.zeros((3, 3, 0, 3)))
+    )
+    for function in (gradient, of_several_kernels):
+        found, expected = (
+            function(partial(conv, stride=shape[-1]), x, k) for conv in (conv3x3, xla)
+        )
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    none = jax.vmap(partial(conv3x3, stride=shape[-1]), (None, 0))(x[:1].sum(0), k[None][:0])
+    assert none.shape[0] == 0
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_sums_over_a_large_batch_in_half_precision(dtype):
+    x, k = arrays((512, 16, 16, 4, 4, 1), jnp.float32)
+    x = jnp.abs(x)
+
+    def total(x, k):
+        return jnp.mean(jax.vmap(partial(conv3x3, stride=1), (0, None))(x, k).astype(jnp.float32))
+
+    exact = jax.grad(total, 1)(x, k)
+    found = jax.grad(total, 1)(x.astype(dtype), k.astype(dtype))
+    assert_close(found.astype(jnp.float32), exact, 5e-3)
 
 
 @pytest.mark.parametrize("shape", ON_DEVICES, ids=str)

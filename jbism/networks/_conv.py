@@ -18,11 +18,11 @@ _IMPLEMENTATIONS = ("auto", "lax")
 class Conv3x3(nn.Module):
     """3x3 convolution with zero padding of one pixel, on one example [height, width, channels].
 
-    XLA's CPU backend has a fast path for the first of a convolution and its derivatives alone, and
-    in the body of a `lax.scan` runs the others some thirty times slower. ``"auto"`` writes them,
-    of any order, as matrix products there, with fewer multiplications than the sums have where
-    there are at least 32 channels (Winograd's F(2x2, 3x3), whose rounding is some five times that
-    of the sums); in float32 its results are within some 1e-6 of ``"lax"``, relative to the largest.
+    XLA's CPU backend is fast at a convolution, not at its derivatives, which in the body of a
+    `lax.scan` take some thirty times as long. ``"auto"`` writes these, of any order, as matrix
+    products there, and from 32 channels on has fewer multiplications than the sums have in either
+    (Winograd's F(2x2, 3x3), in float32 and float64). In float32 the results are within some 2e-6 of
+    those of ``"lax"``, relative to the largest.
 
     Attributes:
       features: output channels.

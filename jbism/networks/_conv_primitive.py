@@ -6,14 +6,16 @@ form
     T(x, k, y) = Σ_{p,t,c,o} x[s p + t, c] k[t, c, o] y[p, o]
 
 by one of its arguments, given the other two, so a derivative of any order is one of the three
-again. On GPUs and TPUs they are XLA's convolutions. XLA's CPU backend is quick at the first of them
-alone, and in loops far slower at the others; there they are written as matrix products:
+again. On GPUs and TPUs they are XLA's convolutions. XLA's CPU backend is quick at y alone, and in
+loops far slower at the others. There
 
-- with stride 1 by Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray, 2016, Section 4.1): 16
-  products for a tile of 2x2 results where the sum above has 36;
-- else, and where that does not pay, as products of patches.
+- with stride 1 all three are Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray, 2016,
+  Section 4.1) where that pays: 16 products for a tile of 2x2 results where the sum above has 36.
+  A value that is infinite makes results NaN that would be infinite;
+- else y is XLA's convolution, x with stride 1 is that of the turned kernel, and the others are
+  products of patches.
 
-Both go through the batch in turns small enough that the tiles of a turn stay in the caches.
+Products go through the batch in turns small enough that the tiles of a turn stay in the caches.
 """
 
 from functools import partial
@@ -123,8 +125,9 @@ def _batch(given, axes, *, wanted, **options):
         out = bind(*given)
         return out.reshape(groups, size, batch, *out.shape[2:]), 1
     fronts = [batching.bdim_at_front(x, axis, size) for x, axis in zip(given, axes, strict=True)]
-    out = bind(*[x.reshape(-1, *x.shape[2:]) for x in fronts])
-    return out.reshape(size, -1, *out.shape[1:]), 0
+    groups = fronts[0].shape[1]
+    out = bind(*[x.reshape(size * groups, *x.shape[2:]) for x in fronts])
+    return out.reshape(size, groups, *out.shape[1:]), 0
 
 
 batching.primitive_batchers[_trilinear] = _batch
@@ -174,7 +177,7 @@ def _lower(function, context, *given, precision, **parameters):
 
 def _lower_for_cpu(context, *given, **parameters):
     sizes = [size for aval in context.avals_in for size in aval.shape]
-    if not all(isinstance(size, int) for size in sizes):
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
         return _lower(_by_lax, context, *given, **parameters)
     # Turns over a batch that is divided over devices would gather it.
     devices = getattr(context.module_context.axis_context, "num_devices", None)
@@ -221,17 +224,24 @@ def _kernel(x, y, stride, turns):
 def _in_turns(function, *images, turns, add=False):
     """The function of images [batch, ...], some at a time; add: the sum of its results."""
     batch, height, width = images[-1].shape[:3]
-    size = batch
-    if turns:
-        fewest = min(batch, -(-4 * _TILES_A_TURN // (height * width)))
-        size = next(n for n in range(fewest, batch + 1) if batch % n == 0)
+    fewest = min(batch, -(-4 * _TILES_A_TURN // (height * width))) if turns else batch
+    sizes = [n for n in range(fewest, min(2 * fewest, batch) + 1) if batch % n == 0]
+    if not sizes:
+        whole = batch - batch % fewest
+        parts = [[x[:whole] for x in images], [x[whole:] for x in images]]
+        first, last = (_in_turns(function, *part, turns=turns, add=add) for part in parts)
+        return first + last if add else jnp.concatenate([first, last])
+    size = sizes[0]
     if size == batch:
         return function(_unshared(images[0], images[-1]), *images[1:])
     images = tuple(x.reshape(-1, size, *x.shape[1:]) for x in images)
     out = jax.eval_shape(function, *(x[0] for x in images))
     if add:
-        zeros = jnp.zeros(out.shape, out.dtype)
-        return jax.lax.scan(lambda sums, x: (sums + function(*x), None), zeros, images)[0]
+        zeros = jnp.zeros(out.shape, jnp.promote_types(out.dtype, jnp.float32))
+        sums, _ = jax.lax.scan(
+            lambda sums, x: (sums + function(*x).astype(sums.dtype), None), zeros, images
+        )
+        return sums.astype(out.dtype)
 
     def turn(i, y):
         return y.at[i].set(function(*(x[i] for x in images)))
@@ -317,10 +327,6 @@ def _collect(m_0, m_1, m_2, m_3):
 
 def _collect_transposed(y_0, y_1):
     return [y_0, y_0 + y_1, y_0 - y_1, -y_1]
-
-
-def _results_by_patches(x, k, stride):
-    return _patches(x, stride) @ k.reshape(-1, k.shape[-1])
 
 
 def _transposed_by_patches(y, k, stride):
