@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jbism import _checks
-from jbism.networks._conv_primitive import conv3x3
+from jbism.networks._conv_primitive import conv3x3, convolve_by_xla
 from jbism.typing import Array
 
 _IMPLEMENTATIONS = ("auto", "lax")
@@ -84,15 +84,7 @@ class Conv3x3(nn.Module):
 
 
 def _conv_lax(x, kernel, *, stride):
-    padding = (1, 1) if stride == 1 else (0, 0)
-    y = jax.lax.conv_general_dilated(
-        x[None],
-        kernel,
-        (stride, stride),
-        (padding, padding),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return y[0]
+    return convolve_by_xla(x[None], kernel, stride=stride)[0]
 
 
 def _padded(x, stride):

@@ -133,13 +133,16 @@ def _batch(given, axes, *, wanted, **options):
 batching.primitive_batchers[_trilinear] = _batch
 
 
-def _by_lax(first, second, *, wanted, stride):
+def convolve_by_xla(x: Array, kernel: Array, *, stride: int) -> Array:
+    """As `conv3x3`, of a batch, by XLA's own convolution."""
     padding = (1, 1) if stride == 1 else (0, 0)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
-    def convolve(x, k):
-        return jax.lax.conv_general_dilated(
-            x, k, (stride, stride), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+
+def _by_lax(first, second, *, wanted, stride):
+    convolve = partial(convolve_by_xla, stride=stride)
 
     def one_group(first, second):
         if wanted == "y":
@@ -190,7 +193,7 @@ mlir.register_lowering(_trilinear, _lower_for_cpu, platform="cpu")
 
 def _results(x, k, stride, turns):
     if stride > 1 or not _winograd_pays(x, k.shape[-1]):
-        return _by_lax(x[None], k[None], wanted="y", stride=stride)[0]
+        return convolve_by_xla(x, k, stride=stride)
     return _winograd(x, _kernel_tiles(_unshared(k, x)), "ijtc,ijco->ijto", turns)
 
 
@@ -198,8 +201,7 @@ def _transposed(y, k, stride, turns):
     if stride > 1:
         return _in_turns(lambda y: _transposed_by_patches(y, k, stride), y, turns=turns)
     if not _winograd_pays(y, k.shape[2]):
-        k = k[::-1, ::-1].swapaxes(2, 3)
-        return _by_lax(y[None], k[None], wanted="y", stride=1)[0]
+        return convolve_by_xla(y, k[::-1, ::-1].swapaxes(2, 3), stride=1)
     k = _unshared(k[::-1, ::-1], y)
     return _winograd(y, _kernel_tiles(k), "ijto,ijco->ijtc", turns)
 
@@ -286,16 +288,18 @@ def _winograd(x, kernel_tiles, multiply, turns):
 
 def _tiles(x):
     """Tiles of 4x4 pixels, two apart, transformed: [4, 4, tiles, channels]."""
-    rows = jnp.stack(_spread(*_neighbours(_padded(x, 1), 4, 2, axis=1)))
-    tiles = jnp.stack(_spread(*_neighbours(rows, 4, 2, axis=3)), axis=1)
-    return tiles.reshape(4, 4, -1, x.shape[-1])
+    return _transformed(_spread, _padded(x, 1), 4)
 
 
 def _result_tiles(y):
     """Tiles of 2x2 results, transformed: [4, 4, tiles, features]."""
-    rows = jnp.stack(_collect_transposed(*_neighbours(y, 2, 2, axis=1)))
-    tiles = jnp.stack(_collect_transposed(*_neighbours(rows, 2, 2, axis=3)), axis=1)
-    return tiles.reshape(4, 4, -1, y.shape[-1])
+    return _transformed(_collect_transposed, y, 2)
+
+
+def _transformed(transform, x, size):
+    rows = jnp.stack(transform(*_neighbours(x, size, 2, axis=1)))
+    tiles = jnp.stack(transform(*_neighbours(rows, size, 2, axis=3)), axis=1)
+    return tiles.reshape(4, 4, -1, x.shape[-1])
 
 
 def _kernel_tiles(k):
