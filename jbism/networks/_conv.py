@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jbism import _checks
-from jbism.networks._conv_primitive import conv3x3, convolve_by_xla
+from jbism.networks._conv_primitive import conv3x3
+from jbism.networks._conv_products import convolve_by_xla
 from jbism.typing import Array
 
 _IMPLEMENTATIONS = ("auto", "lax")
