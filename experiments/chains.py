@@ -24,7 +24,8 @@ class Frames(NamedTuple):
 class LangevinChains:
     """The chains that ``config.sampling.langevin`` describes, each sampler compiled once.
 
-    ``schedule`` holds the temperatures from noise to samples, ``tempered`` those that start at 1.
+    ``schedule`` holds the temperatures from noise to samples, ``completing`` those from noise to
+    missing parts, ``tempered`` those that start at 1.
     All return v after the denoising step that ends the sampling of what MDSM trained. The titles
     of chains that share a store tell them apart.
     """
@@ -41,12 +42,15 @@ class LangevinChains:
         self._experiment, self._theta, self._progress = experiment, theta, progress
         self._store = store or ChainStore()
         self._denoises = trained_objective(experiment.config) == "mdsm"
-        self.schedule = samplers.annealing_schedule(
+        schedule = partial(
+            samplers.annealing_schedule,
             hot_steps=section.hot_steps,
-            annealed_steps=section.annealed_steps,
             cool_steps=section.cool_steps,
             hot=section.hot,
         )
+        own = section.inpainting.annealed_steps
+        self.schedule = schedule(annealed_steps=section.annealed_steps)
+        self.completing = self.schedule if own == -1 else schedule(annealed_steps=own)
         self.tempered = samplers.annealing_schedule(
             hot_steps=section.reconstruction_steps,
             annealed_steps=0,
@@ -117,7 +121,7 @@ class LangevinChains:
         def piece(x, temperatures, start):
             return self._inpaint(key, self._theta, *x, missing, temperatures, start=start)
 
-        completed, h = self._run(piece, (v, h), self.schedule, title, of=(key, missing))
+        completed, h = self._run(piece, (v, h), self.completing, title, of=(key, missing))
         return jnp.where(missing, self._denoised(completed, h), v)
 
     def _run(self, piece, x, temperatures, title, *, of, chunk=CHUNK):

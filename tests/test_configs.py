@@ -874,6 +874,14 @@ REFUSED = {
         {"sampling.langevin.hot": -1.0},
         "config.sampling.langevin: hot must be a number > 0",
     ),
+    "sampling.langevin.inpainting.annealed_steps": (
+        {
+            "sampling.langevin.hot_steps": 0,
+            "sampling.langevin.cool_steps": 0,
+            "sampling.langevin.inpainting.annealed_steps": 0,
+        },
+        "config.sampling.langevin.inpainting: hot_steps, annealed_steps and cool_steps must not",
+    ),
     "sampling.langevin.reconstruction_steps": (
         {"sampling.langevin.reconstruction_steps": 0},
         "config.sampling.langevin.reconstruction_steps must be",

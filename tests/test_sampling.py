@@ -23,7 +23,8 @@ SMALL = TINY_DEEP | {
     "sampling.langevin.frames": {"num_chains": 2, "num_stages": 3},
     "sampling.langevin.interpolation.num_rows": 2,
     "sampling.langevin.interpolation.num_points": 3,
-    "sampling.langevin.inpainting": {"num_rows": 2, "num_draws": 2},
+    "sampling.langevin.inpainting.num_rows": 2,
+    "sampling.langevin.inpainting.num_draws": 2,
 }
 
 
@@ -190,6 +191,21 @@ def test_only_missing_pixels_move_and_every_draw_is_its_own(experiment, chains):
             assert len(np.unique(values)) >= 2 * mask.sum()  # pixels of digits repeat
 
 
+def test_completions_may_be_annealed_longer_than_samples(experiment, theta, chains):
+    config = experiment.config.copy_and_resolve_references()
+    config.sampling.langevin.inpainting.annealed_steps = 12
+    own = LangevinChains(replace(experiment, config=config), theta, progress=False)
+    np.testing.assert_array_equal(own.schedule, chains.schedule)
+    config.sampling.langevin.update(annealed_steps=12)
+    config.sampling.langevin.inpainting.annealed_steps = -1
+    longer = LangevinChains(replace(experiment, config=config), theta, progress=False)
+    of_own, of_longer, of_samples = (
+        image_sampling.inpaint(experiment, each, KEY).completions for each in (own, longer, chains)
+    )
+    np.testing.assert_array_equal(of_own, of_longer)
+    assert not np.array_equal(of_own, of_samples)
+
+
 def test_completions_follow_the_energy(experiment):
     """½η² times the curvature is 1, so that the last step, without noise, ends at the minimum."""
 
@@ -333,6 +349,7 @@ def test_pictures_show_what_was_drawn_under_its_name(experiment):
         ("interpolation.num_points", 1, 2),
         ("inpainting.num_rows", -1, 0),
         ("inpainting.num_draws", 0, 1),
+        ("inpainting.annealed_steps", -2, -1),
     ],
 )
 def test_numbers_that_cannot_be_drawn_are_refused(key, value, least):
