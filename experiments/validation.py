@@ -321,9 +321,9 @@ def _check_sampling(config):
         for key, minimum in least.items():
             path = f"config.sampling.{name}.{key}"
             _checks.integer(path, section[sampler][picture][key], minimum=minimum)
-    steps = {"langevin": langevin.annealed_steps}
-    if langevin.inpainting.annealed_steps != -1:
-        steps["langevin.inpainting"] = langevin.inpainting.annealed_steps
+    own = langevin.inpainting.annealed_steps
+    of_samples = langevin.annealed_steps
+    steps = {"langevin": of_samples, "langevin.inpainting": of_samples if own == -1 else own}
     for name, annealed_steps in steps.items():
         with naming(f"config.sampling.{name}"):
             samplers.annealing_schedule(

@@ -191,19 +191,20 @@ def test_only_missing_pixels_move_and_every_draw_is_its_own(experiment, chains):
             assert len(np.unique(values)) >= 2 * mask.sum()  # pixels of digits repeat
 
 
-def test_completions_may_be_annealed_longer_than_samples(experiment, theta, chains):
-    config = experiment.config.copy_and_resolve_references()
-    config.sampling.langevin.inpainting.annealed_steps = 12
-    own = LangevinChains(replace(experiment, config=config), theta, progress=False)
-    np.testing.assert_array_equal(own.schedule, chains.schedule)
-    config.sampling.langevin.update(annealed_steps=12)
-    config.sampling.langevin.inpainting.annealed_steps = -1
-    longer = LangevinChains(replace(experiment, config=config), theta, progress=False)
-    of_own, of_longer, of_samples = (
-        image_sampling.inpaint(experiment, each, KEY).completions for each in (own, longer, chains)
-    )
-    np.testing.assert_array_equal(of_own, of_longer)
-    assert not np.array_equal(of_own, of_samples)
+def test_completions_may_be_annealed_longer_than_samples(experiment, theta):
+    def drawn(annealed_steps, of_completions):
+        config = experiment.config.copy_and_resolve_references()
+        config.sampling.langevin.annealed_steps = annealed_steps
+        config.sampling.langevin.inpainting.annealed_steps = of_completions
+        chains = LangevinChains(replace(experiment, config=config), theta, progress=False)
+        return chains.schedule, image_sampling.inpaint(experiment, chains, KEY).completions
+
+    schedule, completions = drawn(10, 12)
+    shorter, of_shorter = drawn(10, -1)
+    _, of_longer = drawn(12, -1)
+    np.testing.assert_array_equal(schedule, shorter)
+    np.testing.assert_array_equal(completions, of_longer)
+    assert not np.array_equal(completions, of_shorter)
 
 
 def test_completions_follow_the_energy(experiment):
