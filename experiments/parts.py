@@ -13,6 +13,17 @@ from jbism import divergences, energies, hypergradients, losses, networks, poste
 from jbism.training import with_adjustable_rate
 from jbism.typing import Divergence, Hypergradient
 
+
+def _matrices(params):
+    """How Muon is to read parameters: kernels map all axes but the last to it; the rest is Adam's."""
+    return jax.tree.map(
+        lambda x: optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
+        if x.ndim > 1
+        else None,
+        params,
+    )
+
+
 _ACTIVATIONS = {
     "elu": nn.elu,
     "leaky_relu": partial(nn.leaky_relu, negative_slope=0.2),
@@ -49,6 +60,11 @@ _DIVERGENCES = {
     "mean_field_kl": divergences.MeanFieldKL,
     "iwae": divergences.IWAE,
     "fisher": divergences.Fisher,
+}
+_OPTIMIZERS = {
+    "adam": optax.adam,
+    "sgd": optax.sgd,
+    "muon": partial(optax.contrib.muon, muon_weight_dimension_numbers=_matrices),
 }
 
 
@@ -133,7 +149,7 @@ def build_optimizer(config: ConfigDict, name: str) -> optax.GradientTransformati
         rate = optax.cosine_decay_schedule(
             rate, section.decay_steps, alpha=section.final_learning_rate / rate
         )
-    make, options = _pick(section, {"adam": optax.adam, "sgd": optax.sgd}, path)
+    make, options = _pick(section, _OPTIMIZERS, path)
     optimizer = make(rate, **options)
     if section.clip_norm > 0:
         optimizer = optax.chain(optax.clip_by_global_norm(section.clip_norm), optimizer)

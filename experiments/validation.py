@@ -146,6 +146,7 @@ def _check_devices(config):
 def _check_optimizer(section, path):
     rate = _checks.positive(f"{path}.learning_rate", section.learning_rate)
     _checks.non_negative(f"{path}.clip_norm", section.clip_norm)
+    _checks.positive(f"{path}.muon.consistent_rms", section.muon.consistent_rms)
     _checks.one_of(f"{path}.schedule", section.schedule, ("constant", "cosine"))
     if section.schedule == "cosine":
         _checks.integer(f"{path}.decay_steps", section.decay_steps, minimum=1)
@@ -234,9 +235,10 @@ def _check_method(config):
     unroll, phi = config.hypergradient.unroll, config.phi_optimizer
     unrolls = method.name == "bism" or (method.name == "bidvl" and method.bidvl.form == "full")
     live = unrolls and config.hypergradient.name == "unroll" and unroll.optimizer == "live"
-    if live and unroll.num_steps > 0 and phi.name == "adam" and phi.adam.eps_root == 0:
+    eps_root = {"adam": "eps_root", "muon": "adam_eps_root"}.get(phi.name)
+    if live and unroll.num_steps > 0 and eps_root and phi[phi.name][eps_root] == 0:
         raise ValueError(
-            "config.phi_optimizer.adam.eps_root must be > 0 (such as 1e-8) where Adam is "
+            f"config.phi_optimizer.{phi.name}.{eps_root} must be > 0 (such as 1e-8) where Adam is "
             "differentiated by config.hypergradient.unroll, got 0"
         )
 

@@ -314,6 +314,17 @@ OPTIONS = [
         True,
         {"theta_optimizer.name": "sgd", "theta_optimizer.sgd.momentum": 0.5},
     ),
+    ("theta_optimizer.name", "muon", {}),
+    *(
+        (f"theta_optimizer.muon.{key}", value, {"theta_optimizer.name": "muon"})
+        for key, value in {
+            "beta": 0.5,
+            "consistent_rms": 0.1,
+            "adam_b1": 0.5,
+            "adam_b2": 0.5,
+            "adam_eps_root": 1e-6,
+        }.items()
+    ),
     ("theta_optimizer.learning_rate", 0.5, {}),
     ("theta_optimizer.schedule", "cosine", {}),
     ("theta_optimizer.decay_steps", 7, {"theta_optimizer.schedule": "cosine"}),
@@ -409,6 +420,20 @@ def options_config(rest):
 def test_every_option_reaches_training(key, value, rest, fingerprints):
     changed = options_config(rest | {key: value})
     assert fingerprints(changed) != fingerprints(options_config(rest))
+
+
+def test_muon_turns_kernels_as_matrices_to_their_outputs_and_biases_by_adam():
+    overrides = {"theta_optimizer.name": "muon", "theta_optimizer.learning_rate": 0.1}
+    optimizer = parts.build_optimizer(make_config("digits_deep", overrides), "theta_optimizer")
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 2, 4))
+    grads = {"kernel": kernel, "bias": jnp.array([1e-3, -5.0])}
+    updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+    lengths = jnp.linalg.svd(updates["kernel"].reshape(18, 4), compute_uv=False)
+    expected = 0.1 * 0.2 * 18**0.5  # the rate, the root mean square, the matrix's longer side
+    np.testing.assert_allclose(lengths, expected, rtol=0.35)  # five Newton-Schulz steps' accuracy
+    assert jnp.vdot(updates["kernel"], kernel) < 0
+    first = 0.1 * (1 + 0.9 * (1 - 0.9) / (1 - 0.9**2))  # of Nesterov's Adam
+    np.testing.assert_allclose(updates["bias"], [-first, first], rtol=1e-4)
 
 
 def test_building_is_a_function_of_the_config(fingerprints):
@@ -695,6 +720,19 @@ REFUSED = {
     "method.bidvl through Adam": (
         FULL | {"hypergradient.name": "unroll", "phi_optimizer.adam.eps_root": 0.0},
         "config.phi_optimizer.adam.eps_root must be > 0 (such as 1e-8)",
+    ),
+    "method.bidvl through Muon": (
+        FULL
+        | {
+            "hypergradient.name": "unroll",
+            "phi_optimizer.name": "muon",
+            "phi_optimizer.muon.adam_eps_root": 0.0,
+        },
+        "config.phi_optimizer.muon.adam_eps_root must be > 0 (such as 1e-8)",
+    ),
+    "muon.consistent_rms": (
+        {"theta_optimizer.muon.consistent_rms": 0.0},
+        "config.theta_optimizer.muon.consistent_rms must be a number > 0",
     ),
     "posterior of BiDVL": (
         BIDVL | {"posterior.name": "bernoulli"},

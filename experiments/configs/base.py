@@ -52,6 +52,14 @@ def _optimizer(eps_root):
         "name": "adam",
         "adam": {"b1": 0.9, "b2": 0.95, "eps": 1e-8, "eps_root": eps_root},
         "sgd": {"momentum": 0.0, "nesterov": False},
+        # Kernels by Muon, their updates scaled to this root mean square; all else by Adam.
+        "muon": {
+            "beta": 0.95,
+            "consistent_rms": 0.2,
+            "adam_b1": 0.9,
+            "adam_b2": 0.95,
+            "adam_eps_root": eps_root,
+        },
         "learning_rate": 1e-3,
         "schedule": "constant",  # or "cosine", over decay_steps
         "decay_steps": 100_000,
