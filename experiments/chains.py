@@ -67,7 +67,8 @@ class LangevinChains:
             static_argnames="shared_noise",
         )
         self._joint = jax.jit(partial(samplers.langevin_joint, **both))
-        self._inpaint = jax.jit(partial(samplers.langevin_inpaint, **both))
+        noise_scale = experiment.config.objective.mdsm.sigma0 if self._denoises else 0.0
+        self._inpaint = jax.jit(partial(samplers.langevin_inpaint, noise_scale=noise_scale, **both))
         self._denoised = jax.jit(self._denoise)
 
     def visible(self, key, v, h, temperatures, title, *, shared_noise=False) -> jax.Array:
@@ -119,10 +120,13 @@ class LangevinChains:
         v, h = spread(self._experiment.config, (v, h))
 
         def piece(x, temperatures, start):
-            return self._inpaint(key, self._theta, *x, missing, temperatures, start=start)
+            return self._inpaint(
+                key, self._theta, *x, missing, temperatures, observed=v, start=start
+            )
 
-        completed, h = self._run(piece, (v, h), self.completing, title, of=(key, missing))
-        return jnp.where(missing, self._denoised(completed, h), v)
+        completed, h = self._run(piece, (v, h), self.completing, title, of=(key, v, missing))
+        completed = self._denoised(jnp.where(missing, completed, v), h)
+        return jnp.where(missing, completed, v)
 
     def _run(self, piece, x, temperatures, title, *, of, chunk=CHUNK):
         config = self._experiment.config

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 from jbism import samplers
 from jbism.distributions import Bernoulli, Normal
@@ -284,6 +285,83 @@ def test_inpainting_samples_the_conditional_and_keeps_what_is_observed():
     variance = np.diag(covariance)
     assert np.abs((x.mean(0) - mean) / np.sqrt(variance / n)).max() < 4.0
     assert np.abs((x.var(0) / variance - 1) * np.sqrt(n / 2)).max() < 4.0
+
+
+def test_inpainting_under_noise_has_the_observed_entries_move_about_their_values():
+    precision = np.array([[1.0, 0.6, 0.3], [0.6, 1.2, -0.4], [0.3, -0.4, 0.9]])
+    n, step, sigma, temperature, seen = 20_000, 0.2, 0.5, 1.7, 2.0
+
+    def energy(theta, v, h):
+        x = jnp.concatenate([v, h])
+        return 0.5 * x @ theta @ x
+
+    observed = jnp.concatenate([jnp.zeros((n, 1)), jnp.full((n, 1), seen)], 1)
+    missing = jnp.broadcast_to(jnp.array([[True, False]]), observed.shape)
+    v, h = observed, jnp.zeros((n, 1))
+    temperatures = jnp.full(300, temperature)
+    for start in (0, 300):  # goes on from where it was, the values beside it
+        v, h = samplers.langevin_inpaint(
+            KEY,
+            jnp.asarray(precision),
+            v,
+            h,
+            missing,
+            temperatures,
+            energy=energy,
+            step_size=step,
+            observed=observed,
+            noise_scale=sigma,
+            start=start,
+        )
+    # x <- x - step²/2 (D x - c) + sqrt(T) step xi, with the row of v₁ by its own quadratic.
+    drift, pull = precision.copy(), np.array([0.0, seen / sigma**2, 0.0])
+    drift[1] = [0.0, 1 / sigma**2, 0.0]
+    mean = np.linalg.solve(drift, pull)
+    np.testing.assert_allclose(mean[1], seen)
+    contraction = np.eye(3) - step**2 / 2 * drift
+    covariance = scipy.linalg.solve_discrete_lyapunov(
+        contraction, temperature * step**2 * np.eye(3)
+    )
+    x = np.stack([v[:, 0], v[:, 1], h[:, 0]], 1)
+    variance = np.diag(covariance)
+    np.testing.assert_allclose(variance[1], sigma**2 * temperature, rtol=0.05)  # but for the step
+    assert np.abs((x.mean(0) - mean) / np.sqrt(variance / n)).max() < 4.0
+    assert np.abs((x.var(0) / variance - 1) * np.sqrt(n / 2)).max() < 4.0
+
+
+def test_inpainting_under_noise_ends_at_the_values_as_the_temperature_falls():
+    missing = jnp.zeros(V.shape, bool)
+    v, _ = samplers.langevin_inpaint(
+        KEY,
+        THETA,
+        V + 1.0,
+        H,
+        missing,
+        jnp.zeros(100),
+        energy=quartic,
+        step_size=0.1,
+        observed=V,
+        noise_scale=0.1,
+    )
+    np.testing.assert_allclose(v, V, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "option", [{"observed": jnp.zeros((1, 9))}, {"noise_scale": -1.0}], ids=lambda o: next(iter(o))
+)
+def test_inpainting_under_noise_errors(option):
+    with pytest.raises(ValueError, match=next(iter(option))):
+        samplers.langevin_inpaint(
+            KEY,
+            THETA,
+            V,
+            H,
+            jnp.ones(V.shape, bool),
+            TEMPERATURES,
+            energy=quartic,
+            step_size=0.1,
+            **option,
+        )
 
 
 def test_langevin_keeps_the_dtype_of_mixed_precision(x64):

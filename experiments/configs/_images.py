@@ -13,7 +13,7 @@ def deep_eblvm(
 
     Published: K 5, N 0, 50 latents, batch 100, Adam (0.9, 0.95) with a cosine to 1e-6, EMA 0.999;
     for VaGES (``method.name=vages``), 2 particles refined by 5 Langevin steps. ``small`` is for two
-    CPU cores: a quarter of the channels or less, one block a level, thousands of steps. The
+    CPU cores: a quarter of the channels or less, one block a level, thousands of steps, by Muon. The
     baseline without latents, ``energy.name=marginal`` and ``method.name=marginal``, has the same
     trunk and head.
 
@@ -22,7 +22,7 @@ def deep_eblvm(
     """
     small = is_small(width)
     if small:
-        channels, blocks, learning_rate, steps = 16, 1, 1.5e-3, 3_000
+        channels, blocks, learning_rate, steps = 16, 1, 5e-3, 3_000
     config = base.get_config()
     config.name = f"{data}_deep"
     config.data.name = data
@@ -35,6 +35,8 @@ def deep_eblvm(
         energy.trunk.residual_conv.channels = channels
         energy.trunk.residual_conv.blocks_per_level = blocks
         energy.trunk.residual_conv.variant = "published"
+        if small:
+            energy.trunk.residual_conv.activation = "silu"
     config.posterior.name = "gaussian"
     trunk = config.posterior.gaussian.trunk
     trunk.name = "conv_encoder"
@@ -50,7 +52,9 @@ def deep_eblvm(
         optimizer.schedule = "cosine"
         optimizer.decay_steps = steps
         optimizer.final_learning_rate = 1e-6
-    if small:  # q lags behind, and catches up while the energy comes to rest
+    if small:
+        config.theta_optimizer.name = "muon"
+        # q lags behind, and catches up while the energy comes to rest.
         config.phi_optimizer.learning_rate = 1e-3
         config.phi_optimizer.schedule = "constant"
     config.train.num_steps = steps
@@ -65,7 +69,7 @@ def deep_eblvm(
     config.evaluation.log_likelihood = False  # AIS on images says nothing for what it costs
     if small:
         config.sampling.num_samples = 36
-        config.sampling.langevin.hot_steps = 200
+        config.sampling.langevin.hot_steps = 100
         config.sampling.langevin.annealed_steps = 1_000
         config.sampling.langevin.reconstruction_steps = 300
         # h says little of v yet: the line between two images under noise of scale 0.5.

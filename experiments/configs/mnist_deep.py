@@ -1,6 +1,7 @@
 """Deep EBLVM on MNIST, 32x32 (Bao et al., 2020); --config.data.dir names its folder."""
 
 from experiments.configs import _images
+from experiments.configs._widths import is_small
 
 
 def get_config(width="published"):
@@ -16,4 +17,6 @@ def get_config(width="published"):
     config.objective.mdsm.sigma_min = 0.1
     config.objective.mdsm.sigma_max = 3.0
     config.objective.mdsm.spacing = "geometric"
+    if is_small(width):  # from the widest noise, which covers the data: (sigma_max / sigma0)²
+        config.sampling.langevin.hot = 900.0
     return config

@@ -120,10 +120,17 @@ def langevin_inpaint(
     *,
     energy: Energy,
     step_size: Any,
+    observed: Array | None = None,
+    noise_scale: float = 0.0,
     start: int | Array = 0,
     shared_noise: bool = False,
 ) -> tuple[Array, Latent]:
     """Samples the missing entries of v, and h, given the other entries of v.
+
+    Multiscale denoising score matching has exp(-E/T) be a density of v under noise of scale σ √T.
+    There a clean entry beside a noisy one is like no v that the energy was trained on. With that σ
+    as ``noise_scale`` the observed entries move as well, by the gradient of
+    ‖v - observed‖² / (2 σ²), so that they are N(observed, σ² T), and clean as T falls to 0.
 
     Args:
       key: as in `langevin_joint`, and so are theta, h, temperatures and the options.
@@ -134,14 +141,19 @@ def langevin_inpaint(
       temperatures: [steps].
       energy: ``(theta, v, h) -> scalar`` of ONE v and ONE h.
       step_size: η > 0, or a pair of them for v and h.
-      start: steps of the run taken before.
+      observed: of the shape of v; the values of the entries that are not missing. None means those
+        of v, which are where the chains start.
+      noise_scale: σ >= 0 in the units of v; 0 holds the observed entries at their values.
+      start: steps of the run taken before; where σ > 0, v is then what that run returned, and
+        observed is given.
       shared_noise: one noise for all chains.
 
     Returns:
-      v, equal to its start where it was not missing, and h after the last step.
+      v, equal to observed (up to the noise) where it is not missing, and h after the last step.
 
     Raises:
-      ValueError: if missing has not the shape of v, and as `langevin`.
+      ValueError: if missing or observed has not the shape of v, if noise_scale is negative, and as
+        `langevin`.
       TypeError: if missing is not boolean.
 
     Example:
@@ -157,17 +169,31 @@ def langevin_inpaint(
     _checks.same_shape("missing", missing, "v", v)
     if missing.dtype != bool:
         raise TypeError(f"missing must be boolean, got dtype {missing.dtype}")
-    options = {"step_size": step_size, "start": start, "shared_noise": shared_noise}
+    observed = v if observed is None else jnp.asarray(observed)
+    _checks.same_shape("observed", observed, "v", v)
+    noise_scale = _checks.non_negative("noise_scale", noise_scale)
     gradient = _gradient(theta, energy, (1, 2))
 
-    # The observed entries of the chain wander, but nothing ever sees them.
-    def observed(x):
-        return jnp.where(missing, x, v)
+    # Without noise the observed entries of the chain wander, but nothing ever sees them.
+    def clamped(v):
+        return v if noise_scale > 0 else jnp.where(missing, v, observed)
 
-    x, h = run_langevin(
-        key, (v, h), temperatures, gradient=lambda x: gradient(observed(x[0]), x[1]), **options
+    def gradients(x):
+        of_v, of_h = gradient(clamped(x[0]), x[1])
+        if noise_scale > 0:
+            of_v = jnp.where(missing, of_v, (x[0] - observed) / noise_scale**2)
+        return of_v, of_h
+
+    v, h = run_langevin(
+        key,
+        (v, h),
+        temperatures,
+        gradient=gradients,
+        step_size=step_size,
+        start=start,
+        shared_noise=shared_noise,
     )
-    return observed(x), h
+    return clamped(v), h
 
 
 def _gradient(theta, energy, argnums):
