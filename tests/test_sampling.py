@@ -13,6 +13,7 @@ import pytest
 from experiments import image_report, image_sampling, report, sampling
 from experiments.builders import build, load_config
 from experiments.chains import LangevinChains
+from experiments.resumable import CHUNK
 from experiments.validation import ConfigError
 from jbism import samplers
 from tests import oracles
@@ -205,6 +206,32 @@ def test_completions_may_be_annealed_longer_than_samples(experiment, theta):
     np.testing.assert_array_equal(schedule, shorter)
     np.testing.assert_array_equal(completions, of_longer)
     assert not np.array_equal(completions, of_shorter)
+
+
+def test_completions_by_pieces_are_one_run_under_the_noise_of_training(experiment, theta):
+    config = experiment.config.copy_and_resolve_references()
+    config.sampling.langevin.annealed_steps = CHUNK
+    chains = LangevinChains(replace(experiment, config=config), theta, progress=False)
+    v = jnp.asarray(experiment.dataset.test[:2])
+    h = jnp.zeros((2, config.energy.deep_eblvm.num_latents))
+    missing = jnp.zeros(v.shape, bool).at[:, 4:].set(True)
+    section = config.sampling.langevin
+    assert len(chains.completing) > CHUNK
+    expected, h_after = samplers.langevin_inpaint(
+        KEY,
+        theta,
+        v,
+        h,
+        missing,
+        chains.completing,
+        energy=experiment.joint_energy,
+        step_size=(section.step_size, section.latent_step_size),
+        noise_scale=config.objective.mdsm.sigma0,
+    )
+    assert float(jnp.abs(expected - v)[~missing].max()) > 0  # moved, before they are put back
+    expected = denoised(experiment, theta, jnp.where(missing, expected, v), h_after)
+    completions = chains.inpaint(KEY, v, h, missing, "completions")
+    oracles.assert_close(completions, jnp.where(missing, expected, v), atol=1e-4)
 
 
 def test_completions_follow_the_energy(experiment):
