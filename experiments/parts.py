@@ -15,11 +15,13 @@ from jbism.typing import Divergence, Hypergradient
 
 
 def _matrices(params):
-    """How Muon is to read parameters: kernels map all axes but the last to it; the rest is Adam's."""
+    """How Muon reads parameters: kernels map all axes but the last to it; the rest is Adam's."""
     return jax.tree.map(
-        lambda x: optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
-        if x.ndim > 1
-        else None,
+        lambda x: (
+            optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
+            if x.ndim > 1
+            else None
+        ),
         params,
     )
 

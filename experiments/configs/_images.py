@@ -13,9 +13,9 @@ def deep_eblvm(
 
     Published: K 5, N 0, 50 latents, batch 100, Adam (0.9, 0.95) with a cosine to 1e-6, EMA 0.999;
     for VaGES (``method.name=vages``), 2 particles refined by 5 Langevin steps. ``small`` is for two
-    CPU cores: a quarter of the channels or less, one block a level, thousands of steps, by Muon. The
-    baseline without latents, ``energy.name=marginal`` and ``method.name=marginal``, has the same
-    trunk and head.
+    CPU cores: a quarter of the channels or less, one block a level, silu for ELU, thousands of
+    steps, by Muon. The baseline without latents, ``energy.name=marginal`` and
+    ``method.name=marginal``, has the same trunk and head.
 
     Raises:
       ValueError: if the width is neither.
