@@ -143,7 +143,8 @@ def langevin_inpaint(
       step_size: η > 0, or a pair of them for v and h.
       observed: of the shape of v; the values of the entries that are not missing. None means those
         of v, which are where the chains start.
-      noise_scale: σ >= 0 in the units of v; 0 holds the observed entries at their values.
+      noise_scale: σ >= 0 in the units of v, known at trace time; 0 holds the observed entries at
+        their values.
       start: steps of the run taken before; where σ > 0, v is then what that run returned, and
         observed is given.
       shared_noise: one noise for all chains.
