@@ -41,7 +41,9 @@ class LangevinChains:
         section = experiment.config.sampling.langevin
         self._experiment, self._theta, self._progress = experiment, theta, progress
         self._store = store or ChainStore()
-        self._denoises = trained_objective(experiment.config) == "mdsm"
+        trained = trained_objective(experiment.config) == "mdsm"
+        # σ₀ of the noise that exp(-E) is a density under; 0 where none was trained with.
+        self._noise_scale = experiment.config.objective.mdsm.sigma0 if trained else 0.0
         schedule = partial(
             samplers.annealing_schedule,
             hot_steps=section.hot_steps,
@@ -67,8 +69,9 @@ class LangevinChains:
             static_argnames="shared_noise",
         )
         self._joint = jax.jit(partial(samplers.langevin_joint, **both))
-        noise_scale = experiment.config.objective.mdsm.sigma0 if self._denoises else 0.0
-        self._inpaint = jax.jit(partial(samplers.langevin_inpaint, noise_scale=noise_scale, **both))
+        self._inpaint = jax.jit(
+            partial(samplers.langevin_inpaint, noise_scale=self._noise_scale, **both)
+        )
         self._denoised = jax.jit(self._denoise)
 
     def visible(self, key, v, h, temperatures, title, *, shared_noise=False) -> jax.Array:
@@ -111,7 +114,7 @@ class LangevinChains:
         stages = np.unique(np.linspace(0, len(ends) - 1, num_stages).round().astype(int))
         titles = [self._title(ends[i]) for i in stages]
         images = [seen[i] for i in stages]
-        if self._denoises:
+        if self._noise_scale > 0:
             titles, images = [*titles, "denoised"], [*images, v[:num_chains]]
         return v, Frames(titles, np.stack(images))
 
@@ -124,7 +127,8 @@ class LangevinChains:
                 key, self._theta, *x, missing, temperatures, observed=v, start=start
             )
 
-        completed, h = self._run(piece, (v, h), self.completing, title, of=(key, v, missing))
+        of = key, missing, self._noise_scale
+        completed, h = self._run(piece, (v, h), self.completing, title, of=of)
         completed = self._denoised(jnp.where(missing, completed, v), h)
         return jnp.where(missing, completed, v)
 
@@ -142,13 +146,12 @@ class LangevinChains:
         )
 
     def _denoise(self, v, h):
-        if not self._denoises:
+        if self._noise_scale == 0:
             return v
         energy = self._experiment.joint_energy
-        sigma = self._experiment.config.objective.mdsm.sigma0
         return jax.vmap(
             lambda v, h: samplers.denoise(
-                v, energy=lambda v: energy(self._theta, v, h), sigma=sigma
+                v, energy=lambda v: energy(self._theta, v, h), sigma=self._noise_scale
             )
         )(v, h)
 
