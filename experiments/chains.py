@@ -24,8 +24,7 @@ class Frames(NamedTuple):
 class LangevinChains:
     """The chains that ``config.sampling.langevin`` describes, each sampler compiled once.
 
-    ``schedule`` holds the temperatures from noise to samples, ``completing`` those from noise to
-    missing parts, ``tempered`` those that start at 1.
+    ``schedule`` holds the temperatures from noise to samples, ``tempered`` those that start at 1.
     All return v after the denoising step that ends the sampling of what MDSM trained. The titles
     of chains that share a store tell them apart.
     """
@@ -44,15 +43,12 @@ class LangevinChains:
         trained = trained_objective(experiment.config) == "mdsm"
         # σ₀ of the noise that exp(-E) is a density under; 0 where none was trained with.
         self._noise_scale = experiment.config.objective.mdsm.sigma0 if trained else 0.0
-        schedule = partial(
-            samplers.annealing_schedule,
+        self.schedule = samplers.annealing_schedule(
             hot_steps=section.hot_steps,
+            annealed_steps=section.annealed_steps,
             cool_steps=section.cool_steps,
             hot=section.hot,
         )
-        own = section.inpainting.annealed_steps
-        self.schedule = schedule(annealed_steps=section.annealed_steps)
-        self.completing = self.schedule if own == -1 else schedule(annealed_steps=own)
         self.tempered = samplers.annealing_schedule(
             hot_steps=section.reconstruction_steps,
             annealed_steps=0,
@@ -128,7 +124,7 @@ class LangevinChains:
             )
 
         of = key, missing, self._noise_scale
-        completed, h = self._run(piece, (v, h), self.completing, title, of=of)
+        completed, h = self._run(piece, (v, h), self.schedule, title, of=of)
         completed = self._denoised(jnp.where(missing, completed, v), h)
         return jnp.where(missing, completed, v)
 

@@ -316,24 +316,20 @@ def _check_sampling(config):
         "generator.traversal": points,
         "langevin.frames": {"num_chains": 0, "num_stages": 2},
         "langevin.interpolation": points,
-        "langevin.inpainting": {"num_rows": 0, "num_draws": 1, "annealed_steps": -1},
+        "langevin.inpainting": {"num_rows": 0, "num_draws": 1},
     }
     for name, least in minima.items():
         sampler, picture = name.split(".")
         for key, minimum in least.items():
             path = f"config.sampling.{name}.{key}"
             _checks.integer(path, section[sampler][picture][key], minimum=minimum)
-    own = langevin.inpainting.annealed_steps
-    of_samples = langevin.annealed_steps
-    steps = {"langevin": of_samples, "langevin.inpainting": of_samples if own == -1 else own}
-    for name, annealed_steps in steps.items():
-        with naming(f"config.sampling.{name}"):
-            samplers.annealing_schedule(
-                hot_steps=langevin.hot_steps,
-                annealed_steps=annealed_steps,
-                cool_steps=langevin.cool_steps,
-                hot=langevin.hot,
-            )
+    with naming("config.sampling.langevin"):
+        samplers.annealing_schedule(
+            hot_steps=langevin.hot_steps,
+            annealed_steps=langevin.annealed_steps,
+            cool_steps=langevin.cool_steps,
+            hot=langevin.hot,
+        )
     path = "config.sampling.langevin.interpolation.start_temperature"
     start = langevin.interpolation.start_temperature
     if start == -1:

@@ -912,13 +912,9 @@ REFUSED = {
         {"sampling.langevin.hot": -1.0},
         "config.sampling.langevin: hot must be a number > 0",
     ),
-    "sampling.langevin.inpainting.annealed_steps": (
-        {
-            "sampling.langevin.hot_steps": 0,
-            "sampling.langevin.cool_steps": 0,
-            "sampling.langevin.inpainting.annealed_steps": 0,
-        },
-        "config.sampling.langevin.inpainting: hot_steps, annealed_steps and cool_steps must not",
+    "sampling.langevin without a step": (
+        {f"sampling.langevin.{name}_steps": 0 for name in ("hot", "annealed", "cool")},
+        "config.sampling.langevin: hot_steps, annealed_steps and cool_steps must not",
     ),
     "sampling.langevin.reconstruction_steps": (
         {"sampling.langevin.reconstruction_steps": 0},

@@ -192,22 +192,6 @@ def test_only_missing_pixels_move_and_every_draw_is_its_own(experiment, chains):
             assert len(np.unique(values)) >= 2 * mask.sum()  # pixels of digits repeat
 
 
-def test_completions_may_be_annealed_longer_than_samples(experiment, theta):
-    def drawn(annealed_steps, of_completions):
-        config = experiment.config.copy_and_resolve_references()
-        config.sampling.langevin.annealed_steps = annealed_steps
-        config.sampling.langevin.inpainting.annealed_steps = of_completions
-        chains = LangevinChains(replace(experiment, config=config), theta, progress=False)
-        return chains.schedule, image_sampling.inpaint(experiment, chains, KEY).completions
-
-    schedule, completions = drawn(10, 12)
-    shorter, of_shorter = drawn(10, -1)
-    _, of_longer = drawn(12, -1)
-    np.testing.assert_array_equal(schedule, shorter)
-    np.testing.assert_array_equal(completions, of_longer)
-    assert not np.array_equal(completions, of_shorter)
-
-
 def test_completions_by_pieces_are_one_run_under_the_noise_of_training(experiment, theta):
     config = experiment.config.copy_and_resolve_references()
     config.sampling.langevin.annealed_steps = CHUNK
@@ -216,14 +200,14 @@ def test_completions_by_pieces_are_one_run_under_the_noise_of_training(experimen
     h = jnp.zeros((2, config.energy.deep_eblvm.num_latents))
     missing = jnp.zeros(v.shape, bool).at[:, 4:].set(True)
     section = config.sampling.langevin
-    assert len(chains.completing) > CHUNK
+    assert len(chains.schedule) > CHUNK
     expected, h_after = samplers.langevin_inpaint(
         KEY,
         theta,
         v,
         h,
         missing,
-        chains.completing,
+        chains.schedule,
         energy=experiment.joint_energy,
         step_size=(section.step_size, section.latent_step_size),
         noise_scale=config.objective.mdsm.sigma0,
@@ -377,7 +361,6 @@ def test_pictures_show_what_was_drawn_under_its_name(experiment):
         ("interpolation.num_points", 1, 2),
         ("inpainting.num_rows", -1, 0),
         ("inpainting.num_draws", 0, 1),
-        ("inpainting.annealed_steps", -2, -1),
     ],
 )
 def test_numbers_that_cannot_be_drawn_are_refused(key, value, least):

@@ -282,8 +282,7 @@ def get_config() -> ConfigDict:
                     # Interpolations start from the images on the line between two, with noise of
                     # scale sigma0 * sqrt(start_temperature); -1, as published: from noise alone.
                     "interpolation": {"num_rows": 6, "num_points": 8, "start_temperature": -1.0},
-                    # Its own annealed_steps; -1: as many as of samples.
-                    "inpainting": {"num_rows": 4, "num_draws": 5, "annealed_steps": -1},
+                    "inpainting": {"num_rows": 4, "num_draws": 5},
                 },
             },
             "evaluation": {
