@@ -21,13 +21,13 @@ def get_config():
     config.objective.mdsm.sigma_max = 2.0
     config.divergence.name = "fisher"
     config.hypergradient.name = "first_order"
-    config.train.num_steps = 5_000
+    config.train.num_steps = 4_000
     config.train.steps_per_call = 50
     config.train.ema_decay = 0.995
     for optimizer in (config.theta_optimizer, config.phi_optimizer):
         optimizer.learning_rate = 1e-3
         optimizer.schedule = "cosine"
-        optimizer.decay_steps = 5_000
+        optimizer.decay_steps = 4_000
         optimizer.final_learning_rate = 1e-5
     config.log.log_every = 50
     config.log.checkpoint_every = 1_000
