@@ -287,9 +287,10 @@ def test_inpainting_samples_the_conditional_and_keeps_what_is_observed():
     assert np.abs((x.var(0) / variance - 1) * np.sqrt(n / 2)).max() < 4.0
 
 
-def test_inpainting_under_noise_has_the_observed_entries_move_about_their_values():
+@pytest.mark.parametrize("step", [0.2, 1.2])  # less and more than the noise
+def test_inpainting_under_noise_has_the_observed_entries_move_about_their_values(step):
     precision = np.array([[1.0, 0.6, 0.3], [0.6, 1.2, -0.4], [0.3, -0.4, 0.9]])
-    n, step, sigma, temperature, seen = 20_000, 0.2, 0.5, 1.7, 2.0
+    n, sigma, temperature, seen = 20_000, 0.5, 1.7, 2.0
 
     def energy(theta, v, h):
         x = jnp.concatenate([v, h])
@@ -313,18 +314,17 @@ def test_inpainting_under_noise_has_the_observed_entries_move_about_their_values
             noise_scale=sigma,
             start=start,
         )
-    # x <- x - step²/2 (D x - c) + sqrt(T) step xi, with the row of v₁ by its own quadratic.
-    drift, pull = precision.copy(), np.array([0.0, seen / sigma**2, 0.0])
-    drift[1] = [0.0, 1 / sigma**2, 0.0]
-    mean = np.linalg.solve(drift, pull)
+    # x <- x - step²/2 (P x)₀₂ + sqrt(T) step xi, with v₁ by its own exact autoregression.
+    kept = np.exp(-0.5 * (step / sigma) ** 2)
+    contraction = np.eye(3) - step**2 / 2 * precision
+    contraction[1] = [0.0, kept, 0.0]
+    mean = np.linalg.solve(np.eye(3) - contraction, [0.0, (1 - kept) * seen, 0.0])
     np.testing.assert_allclose(mean[1], seen)
-    contraction = np.eye(3) - step**2 / 2 * drift
-    covariance = scipy.linalg.solve_discrete_lyapunov(
-        contraction, temperature * step**2 * np.eye(3)
-    )
+    noise = temperature * np.array([step**2, sigma**2 * (1 - kept**2), step**2])
+    covariance = scipy.linalg.solve_discrete_lyapunov(contraction, np.diag(noise))
     x = np.stack([v[:, 0], v[:, 1], h[:, 0]], 1)
     variance = np.diag(covariance)
-    np.testing.assert_allclose(variance[1], sigma**2 * temperature, rtol=0.05)  # but for the step
+    np.testing.assert_allclose(variance[1], sigma**2 * temperature)
     assert np.abs((x.mean(0) - mean) / np.sqrt(variance / n)).max() < 4.0
     assert np.abs((x.var(0) / variance - 1) * np.sqrt(n / 2)).max() < 4.0
 
@@ -362,6 +362,42 @@ def test_inpainting_under_noise_errors(option):
             step_size=0.1,
             **option,
         )
+
+
+def test_inpainting_refuses_a_traced_noise_scale():
+    def run(sigma):
+        missing = jnp.ones(V.shape, bool)
+        return samplers.langevin_inpaint(
+            KEY,
+            THETA,
+            V,
+            H,
+            missing,
+            TEMPERATURES,
+            energy=quartic,
+            step_size=0.1,
+            noise_scale=sigma,
+        )
+
+    with pytest.raises(TypeError, match="noise_scale must be a number, got the traced"):
+        jax.jit(run)(0.1)
+
+
+def test_inpainting_takes_observed_values_in_the_dtype_of_the_chains():
+    v, h = V.astype(jnp.bfloat16), jax.tree.map(lambda x: x.astype(jnp.bfloat16), H)
+    v_new, _ = samplers.langevin_inpaint(
+        KEY,
+        THETA,
+        v,
+        h,
+        jnp.zeros(V.shape, bool),
+        TEMPERATURES,
+        energy=quartic,
+        step_size=0.1,
+        observed=V,
+        noise_scale=0.1,
+    )
+    assert v_new.dtype == jnp.bfloat16
 
 
 def test_langevin_keeps_the_dtype_of_mixed_precision(x64):

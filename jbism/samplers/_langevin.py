@@ -59,41 +59,44 @@ def langevin(
     def scalar_energy(x):
         return _checks.scalar("energy(x)", energy(x))
 
-    return run_langevin(
-        key,
-        x,
-        temperatures,
-        gradient=jax.vmap(jax.grad(scalar_energy)),
-        step_size=step_size,
-        start=start,
-        shared_noise=shared_noise,
-    )
+    gradient, etas = jax.vmap(jax.grad(scalar_energy)), spread_step_size(step_size, x)
+    options = {"start": start, "shared_noise": shared_noise}
+    return run_langevin(key, x, temperatures, gradient, etas, **options)
+
+
+def spread_step_size(step_size: Any, x: Any) -> Any:
+    """Returns a step size, or a tree prefix of x of such, as one positive number a leaf of x."""
+    try:
+        spread = jax.tree.broadcast(step_size, x)
+    except ValueError:
+        raise ValueError(
+            f"step_size must be a number or a tree prefix of x, {jax.tree.structure(x)}, got "
+            f"{step_size!r}"
+        ) from None
+    return jax.tree.map(lambda eta: _checks.positive("step_size", eta), spread)
 
 
 def run_langevin(
     key: Key,
     x: Any,
     temperatures: Array,
-    *,
     gradient: Callable[[Any], Any],
-    step_size: Any,
+    step_sizes: Any,
+    *,
     start: int | Array,
     shared_noise: bool,
 ) -> Any:
-    """`langevin` by the gradient of all chains' energies together."""
+    """`langevin` by the gradient of all chains' energies together.
+
+    ``step_sizes`` is a pytree like x of numbers, or of arrays that broadcast to its leaves.
+    """
     temperatures = _checks.rank("temperatures", temperatures, 1)
     leaves, structure = jax.tree.flatten(x)
     leaves = [_checks.batched("x", leaf) for leaf in leaves]
     chains = {leaf.shape[0] for leaf in leaves}
     if len(chains) != 1:
         raise ValueError(f"x must have one chain axis in all leaves, got sizes {sorted(chains)}")
-    try:
-        step_sizes = jax.tree.leaves(jax.tree.broadcast(step_size, x))
-    except ValueError:
-        raise ValueError(
-            f"step_size must be a number or a tree prefix of x, {structure}, got {step_size!r}"
-        ) from None
-    step_sizes = [_checks.positive("step_size", eta) for eta in step_sizes]
+    etas = jax.tree.leaves(step_sizes)
 
     def noise(leaf_key, leaf):
         shape = (1, *leaf.shape[1:]) if shared_noise else leaf.shape
@@ -104,7 +107,7 @@ def run_langevin(
         keys = _random.split(_random.fold_in(key, index), len(leaves))
         gradients = jax.tree.leaves(gradient(jax.tree.unflatten(structure, leaves)))
         moved = []
-        for leaf_key, leaf, g, eta in zip(keys, leaves, gradients, step_sizes, strict=True):
+        for leaf_key, leaf, g, eta in zip(keys, leaves, gradients, etas, strict=True):
             scale = (jnp.sqrt(temperature) * eta).astype(leaf.dtype)
             moved.append(leaf - 0.5 * eta**2 * g + scale * noise(leaf_key, leaf))
         return moved, None

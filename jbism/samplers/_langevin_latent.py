@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jbism import _checks
-from jbism.samplers._langevin import run_langevin
+from jbism.samplers._langevin import run_langevin, spread_step_size
 from jbism.typing import Array, Energy, Key, Latent, Params
 
 
@@ -47,9 +47,12 @@ def langevin_joint(
       >>> v.tolist(), h.tolist()
       ([[0.5]], [[0.5]])
     """
-    options = {"step_size": step_size, "start": start, "shared_noise": shared_noise}
     gradient = _gradient(theta, energy, (1, 2))
-    return run_langevin(key, (v, h), temperatures, gradient=lambda x: gradient(*x), **options)
+    etas, options = (
+        spread_step_size(step_size, (v, h)),
+        {"start": start, "shared_noise": shared_noise},
+    )
+    return run_langevin(key, (v, h), temperatures, lambda x: gradient(*x), etas, **options)
 
 
 def langevin_visible(
@@ -76,9 +79,9 @@ def langevin_visible(
       ...                  jnp.zeros(1), energy=energy, step_size=1.0).tolist()
       [[0.5]]
     """
-    options = {"step_size": step_size, "start": start, "shared_noise": shared_noise}
     gradient = _gradient(theta, energy, 1)
-    return run_langevin(key, v, temperatures, gradient=lambda v: gradient(v, h), **options)
+    etas, options = spread_step_size(step_size, v), {"start": start, "shared_noise": shared_noise}
+    return run_langevin(key, v, temperatures, lambda v: gradient(v, h), etas, **options)
 
 
 def langevin_hidden(
@@ -105,9 +108,9 @@ def langevin_hidden(
       ...                 jnp.zeros(1), energy=energy, step_size=1.0).tolist()
       [[0.5]]
     """
-    options = {"step_size": step_size, "start": start, "shared_noise": shared_noise}
     gradient = _gradient(theta, energy, 2)
-    return run_langevin(key, h, temperatures, gradient=lambda h: gradient(v, h), **options)
+    etas, options = spread_step_size(step_size, h), {"start": start, "shared_noise": shared_noise}
+    return run_langevin(key, h, temperatures, lambda h: gradient(v, h), etas, **options)
 
 
 def langevin_inpaint(
@@ -129,8 +132,12 @@ def langevin_inpaint(
 
     Multiscale denoising score matching has exp(-E/T) be a density of v under noise of scale σ √T.
     There a clean entry beside a noisy one is like no v that the energy was trained on. With that σ
-    as ``noise_scale`` the observed entries move as well, by the gradient of
-    ‖v - observed‖² / (2 σ²), so that they are N(observed, σ² T), and clean as T falls to 0.
+    as ``noise_scale`` the observed entries move as well, by the Ornstein-Uhlenbeck process of
+
+        N(observed, σ² T),
+
+    whose steps are exact for any η: x ← o + a (x - o) + σ √(T (1 - a²)) ξ with a = exp(-½η²/σ²).
+    They follow a T that falls with some 2σ²/η² steps' delay, and are clean that long after it is 0.
 
     Args:
       key: as in `langevin_joint`, and so are theta, h, temperatures and the options.
@@ -143,8 +150,7 @@ def langevin_inpaint(
       step_size: η > 0, or a pair of them for v and h.
       observed: of the shape of v; the values of the entries that are not missing. None means those
         of v, which are where the chains start.
-      noise_scale: σ >= 0 in the units of v, known at trace time; 0 holds the observed entries at
-        their values.
+      noise_scale: σ >= 0 in the units of v, a number; 0 holds the observed entries at their values.
       start: steps of the run taken before; where σ > 0, v is then what that run returned, and
         observed is given.
       shared_noise: one noise for all chains.
@@ -155,7 +161,7 @@ def langevin_inpaint(
     Raises:
       ValueError: if missing or observed has not the shape of v, if noise_scale is negative, and as
         `langevin`.
-      TypeError: if missing is not boolean.
+      TypeError: if missing is not boolean, or noise_scale is traced.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -170,10 +176,20 @@ def langevin_inpaint(
     _checks.same_shape("missing", missing, "v", v)
     if missing.dtype != bool:
         raise TypeError(f"missing must be boolean, got dtype {missing.dtype}")
-    observed = v if observed is None else jnp.asarray(observed)
+    v = _checks.batched("v", v)
+    observed = v if observed is None else _checks.floating("observed", observed).astype(v.dtype)
     _checks.same_shape("observed", observed, "v", v)
+    if isinstance(noise_scale, jax.core.Tracer):
+        raise TypeError(f"noise_scale must be a number, got the traced {noise_scale}")
     noise_scale = _checks.non_negative("noise_scale", noise_scale)
     gradient = _gradient(theta, energy, (1, 2))
+    eta, etas_h = spread_step_size(step_size, (v, h))
+    if noise_scale > 0:
+        # As Langevin steps of another size along another gradient.
+        a = jnp.exp(-0.5 * (eta / noise_scale) ** 2)
+        pull = 2.0 / ((1.0 + a) * noise_scale**2)
+        own = noise_scale * jnp.sqrt(-jnp.expm1(-((eta / noise_scale) ** 2)))
+        eta = jnp.where(missing, eta, own).astype(v.dtype)
 
     # Without noise the observed entries of the chain wander, but nothing ever sees them.
     def clamped(v):
@@ -182,18 +198,11 @@ def langevin_inpaint(
     def gradients(x):
         of_v, of_h = gradient(clamped(x[0]), x[1])
         if noise_scale > 0:
-            of_v = jnp.where(missing, of_v, (x[0] - observed) / noise_scale**2)
+            of_v = jnp.where(missing, of_v, pull.astype(v.dtype) * (x[0] - observed))
         return of_v, of_h
 
-    v, h = run_langevin(
-        key,
-        (v, h),
-        temperatures,
-        gradient=gradients,
-        step_size=step_size,
-        start=start,
-        shared_noise=shared_noise,
-    )
+    etas, options = (eta, etas_h), {"start": start, "shared_noise": shared_noise}
+    v, h = run_langevin(key, (v, h), temperatures, gradients, etas, **options)
     return clamped(v), h
 
 
