@@ -50,6 +50,7 @@ def run(main: Callable[[], None]) -> None:
             _fail(f"unexpected argument {argv[1]!r}; options start with --")
         warnings.showwarning = _show_warning
         signal.signal(signal.SIGTERM, _terminate)
+        sys.unraisablehook = _deliver_again
         try:
             main()
         except StoppedError as error:  # in all processes
@@ -59,9 +60,10 @@ def run(main: Callable[[], None]) -> None:
             print(
                 "stopped by SIGTERM; the same command goes on from what is saved", file=sys.stderr
             )
-            _leave(STOPPED)
+            _leave(STOPPED, at_once=True)
         except KeyboardInterrupt:
-            _fail("interrupted; the same command resumes from the latest checkpoint, if any")
+            _print_error("interrupted; the same command resumes from the latest checkpoint, if any")
+            _leave(1, at_once=True)
         except _EXPECTED as error:
             if _TRACEBACK.value:
                 traceback.print_exc()
@@ -107,6 +109,20 @@ def _terminate(*_):
     raise _Terminated
 
 
+def _deliver_again(dropped):
+    """Sends a signal once more that came where Python drops exceptions, as in a garbage collection.
+
+    A moment later: the exceptions of this hook are dropped as well.
+    """
+    signals = {_Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
+    number = signals.get(dropped.exc_type)
+    if number is None:
+        sys.__unraisablehook__(dropped)
+        return
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+
 def _show_warning(message, *_, **__):
     print("warning:", *str(message).split(), file=sys.stderr)
 
@@ -129,13 +145,20 @@ def _parse_flags(argv):
 
 
 def _fail(message):
-    print("error:", *message.split(), file=sys.stderr)
+    _print_error(message)
     _leave(1)
 
 
-def _leave(code):
-    """Exits; of several processes one must not wait at its exit for those that wait for it."""
-    if jax.distributed.is_initialized():
+def _print_error(message):
+    print("error:", *message.split(), file=sys.stderr)
+
+
+def _leave(code, *, at_once=False):
+    """Exits, at once where threads may still compile, which an orderly exit takes badly.
+
+    Of several processes one must not wait at its exit for those that wait for it.
+    """
+    if at_once or jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -15,7 +15,7 @@ from jbism.typing import Divergence, Hypergradient
 
 
 def _matrices(params):
-    """How Muon reads parameters: kernels map all axes but the last to it; the rest is Adam's."""
+    """How Muon reads parameters: kernels map all axes but the last to it; the rest is NAdam's."""
     return jax.tree.map(
         lambda x: (
             optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
@@ -152,7 +152,8 @@ def build_optimizer(config: ConfigDict, name: str) -> optax.GradientTransformati
             rate, section.decay_steps, alpha=section.final_learning_rate / rate
         )
     make, options = _pick(section, _OPTIMIZERS, path)
-    optimizer = make(rate, **options)
+    with naming(f"{path}.{section.name}"):
+        optimizer = make(rate, **options)
     if section.clip_norm > 0:
         optimizer = optax.chain(optax.clip_by_global_norm(section.clip_norm), optimizer)
     return with_adjustable_rate(optimizer) if config.guard.rate_factor < 1 else optimizer

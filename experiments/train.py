@@ -36,6 +36,7 @@ from jbism.training import (
     TrainState,
     WorkdirError,
     any_process,
+    check_workdir,
     config_differences,
     fit,
     is_primary,
@@ -84,7 +85,10 @@ def main() -> None:
 
 
 def _build() -> tuple[Experiment, DataParallel | None]:
-    experiment = build(_CONFIG.value)
+    config = _CONFIG.value
+    if is_primary() and not _OVERWRITE.value:  # before data are read and programs compiled
+        check_workdir(_WORKDIR.value, json.loads(config.to_json()), may_differ=_MAY_DIFFER)
+    experiment = build(config)
     return experiment, build_layout(experiment.config)
 
 

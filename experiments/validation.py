@@ -147,6 +147,12 @@ def _check_optimizer(section, path):
     rate = _checks.positive(f"{path}.learning_rate", section.learning_rate)
     _checks.non_negative(f"{path}.clip_norm", section.clip_norm)
     _checks.positive(f"{path}.muon.consistent_rms", section.muon.consistent_rms)
+    for key in ("adam.b1", "adam.b2", "sgd.momentum", "muon.beta", "muon.adam_b1", "muon.adam_b2"):
+        name, option = key.split(".")
+        _checks.fraction(f"{path}.{key}", section[name][option])
+    for key in ("adam.eps", "adam.eps_root", "muon.adam_eps_root"):
+        name, option = key.split(".")
+        _checks.non_negative(f"{path}.{key}", section[name][option])
     _checks.one_of(f"{path}.schedule", section.schedule, ("constant", "cosine"))
     if section.schedule == "cosine":
         _checks.integer(f"{path}.decay_steps", section.decay_steps, minimum=1)
@@ -339,6 +345,9 @@ def _check_sampling(config):
             f"{path} must be -1 or at most config.sampling.langevin.hot, {langevin.hot}, got "
             f"{start}"
         )
+    leading = "annealed_steps" if start > 1 else "cool_steps"  # from there on
+    if langevin[leading] == 0:
+        raise ValueError(f"{path} = {start} needs config.sampling.langevin.{leading} > 0, got 0")
     if section.name == "langevin" and trained_objective(config) != "mdsm":
         raise ValueError(
             f"{path} must be -1 without config.objective.name = 'mdsm', which alone says how much "

@@ -87,6 +87,20 @@ def rank(name: str, x: Any, expected: int) -> jax.Array:
     return x
 
 
+def image(name: str, x: Any, *, halvings: int) -> jax.Array:
+    """Returns ``x`` as an array if it is one floating image whose sides can be halved so often."""
+    x = floating(name, x)
+    if x.ndim != 3:
+        raise ValueError(
+            f"{name} must be one image [height, width, channels] an example, got shape {x.shape}"
+        )
+    if x.shape[0] % 2**halvings or x.shape[1] % 2**halvings:
+        raise ValueError(
+            f"{name} must have a height and a width that {2**halvings} divides, got shape {x.shape}"
+        )
+    return x
+
+
 def shape(name: str, x: Any, expected: tuple) -> jax.Array:
     """Returns ``x`` as an array if it has shape ``expected``, where None matches any size."""
     x = jnp.asarray(x)

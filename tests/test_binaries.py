@@ -542,3 +542,37 @@ def test_help_names_every_flag(binary, flags, environment):
     summary = (ROOT / "experiments" / f"{binary}.py").read_text().split('"""')[1].splitlines()[0]
     assert summary in done.stdout
     assert "Traceback" not in done.stderr
+
+
+SIGNALLED_IN_A_COLLECTION = """
+import gc, os, signal, sys, time
+from experiments import _main
+
+number = signal.Signals[sys.argv.pop()]
+
+def collecting(phase, info):
+    if phase == "start":
+        os.kill(os.getpid(), number)
+
+def main():
+    gc.callbacks.append(collecting)
+    gc.collect()
+    gc.callbacks.clear()
+    time.sleep(60)
+    print("went on")
+
+_main.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [("SIGTERM", STOPPED, "stopped by SIGTERM"), ("SIGINT", 1, "error: interrupted")],
+)
+def test_a_signal_in_a_garbage_collection_stops_a_run(number, code, said, environment):
+    """Python drops what is raised there."""
+    command = [sys.executable, "-c", SIGNALLED_IN_A_COLLECTION, number]
+    done = run(command, environment)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith(said)

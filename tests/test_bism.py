@@ -207,6 +207,15 @@ def test_no_key_is_used_twice_but_where_noise_is_shared(x64, hypergradient):
         oracles.jit(jax.grad(loss))(theta, solution(theta), jax.random.key(7))
 
 
+def test_a_divergence_that_does_not_fit_is_refused_though_no_step_is_taken(x64):
+    model, theta, posterior, _ = rbm()
+    phi = posterior.init(KEY, jnp.zeros(DIM_V))
+    parts = {"energy": model.apply, "posterior": posterior.apply, "objective": DSM(0.1)}
+    v = jnp.zeros((BATCH, DIM_V))
+    with pytest.raises(ValueError, match="Fisher needs continuous latents"):
+        bism_loss(theta, phi, KEY, v, **parts, divergence=Fisher(), hypergradient=FirstOrder())
+
+
 def test_both_levels_corrupt_the_data_alike_at_one_key(x64):
     """Of data at the origin, and a score that is zero, both see the noise alone."""
     sigma, v = 0.3, jnp.zeros((BATCH, DIM_V))

@@ -86,8 +86,49 @@ def test_deep_image_configs(name, monkeypatch):
     count = sum(leaf.size for leaf in jax.tree.leaves(theta))
     # The published code's energies have as many.
     assert round(count / 1e6, 1) == (9.9 if channels == 1 else 63.9)
+    gray = channels == 1
+    assert_deep_settings(
+        published,
+        **{
+            "objective.name": "mdsm",
+            "objective.mdsm.sigma_min": 0.1 if gray else 0.05,
+            "objective.mdsm.sigma_max": 3.0 if gray else 1.2,
+            "objective.mdsm.sigma0": 0.1,
+            "objective.mdsm.spacing": "geometric" if gray else "linear",
+            "divergence.name": "fisher",
+            "hypergradient.name": "first_order",
+            "hypergradient.first_order": {},  # N = 0
+            "energy.deep_eblvm.num_latents": 50,
+            "energy.deep_eblvm.trunk.residual_conv.blocks_per_level": 2 if gray else 3,
+            "method.vages.num_particles": 2,
+            "method.vages.refinement.num_steps": 5,
+            "method.vages.refinement.step_size": 1e-2,
+            "method.vages.refinement.noise_scale": 1e-4,
+            "train.num_lower_steps": 5,
+            "train.batch_size": 100,
+            "train.num_steps": 100_000 if gray else 300_000,
+            "train.ema_decay": 0.999,
+            "train.flip": not gray,
+        },
+    )
+    for optimizer in (published.theta_optimizer, published.phi_optimizer):
+        assert (optimizer.name, optimizer.adam.b1, optimizer.adam.b2) == ("adam", 0.9, 0.95)
+        assert optimizer.learning_rate == (1e-4 if gray else 5e-5)
+        assert (optimizer.schedule, optimizer.final_learning_rate) == ("cosine", 1e-6)
+        assert optimizer.decay_steps == published.train.num_steps
+    if name == "mnist":  # small chains start where exp(-E/T) is the data under the widest noise
+        mdsm = small.objective.mdsm
+        assert small.sampling.langevin.hot == pytest.approx((mdsm.sigma_max / mdsm.sigma0) ** 2)
     with pytest.raises(ValueError, match=r"WIDTH of .*, got 'large'"):
         get_config("large")
+
+
+def assert_deep_settings(config, **settings):
+    for key, value in settings.items():
+        found = config
+        for part in key.split("."):
+            found = found[part]
+        assert (found.to_dict() if isinstance(value, dict) else found) == value, key
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "celeba"])
@@ -425,13 +466,16 @@ def test_every_option_reaches_training(key, value, rest, fingerprints):
 def test_muon_turns_kernels_as_matrices_to_their_outputs_and_biases_by_adam():
     overrides = {"theta_optimizer.name": "muon", "theta_optimizer.learning_rate": 0.1}
     optimizer = parts.build_optimizer(make_config("digits_deep", overrides), "theta_optimizer")
-    kernel = jax.random.normal(jax.random.key(0), (3, 3, 2, 4))
+    # Far from orthogonal as a matrix [18, 4], and in another way along any other axes.
+    u, _, w = jnp.linalg.svd(jax.random.normal(jax.random.key(0), (18, 4)), full_matrices=False)
+    kernel = (u @ jnp.diag(jnp.array([1.0, 0.3, 0.1, 0.05])) @ w).reshape(3, 3, 2, 4)
     grads = {"kernel": kernel, "bias": jnp.array([1e-3, -5.0])}
     updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
-    lengths = jnp.linalg.svd(updates["kernel"].reshape(18, 4), compute_uv=False)
-    expected = 0.1 * 0.2 * 18**0.5  # the rate, the root mean square, the matrix's longer side
-    np.testing.assert_allclose(lengths, expected, rtol=0.35)  # five Newton-Schulz steps' accuracy
-    assert jnp.vdot(updates["kernel"], kernel) < 0
+    matrix = updates["kernel"].reshape(18, 4)
+    length = 0.1 * 0.2 * 18**0.5  # the rate, the root mean square, the matrix's longer side
+    lengths = jnp.linalg.svd(matrix, compute_uv=False)
+    np.testing.assert_allclose(lengths, length, rtol=0.35)  # five Newton-Schulz steps' accuracy
+    np.testing.assert_allclose(-jnp.diag(u.T @ matrix @ w.T), length, rtol=0.35)
     first = 0.1 * (1 + 0.9 * (1 - 0.9) / (1 - 0.9**2))  # of Nesterov's Adam
     np.testing.assert_allclose(updates["bias"], [-first, first], rtol=1e-4)
 
@@ -730,6 +774,22 @@ REFUSED = {
         },
         "config.phi_optimizer.muon.adam_eps_root must be > 0 (such as 1e-8)",
     ),
+    "adam.b1": (
+        {"theta_optimizer.adam.b1": 1.0},
+        "config.theta_optimizer.adam.b1 must be a number in [0, 1)",
+    ),
+    "sgd.momentum": (
+        {"theta_optimizer.sgd.momentum": -0.5},
+        "config.theta_optimizer.sgd.momentum must be a number in [0, 1)",
+    ),
+    "muon.beta": (
+        {"phi_optimizer.muon.beta": 1.5},
+        "config.phi_optimizer.muon.beta must be a number in [0, 1)",
+    ),
+    "muon.adam_eps_root": (
+        {"theta_optimizer.muon.adam_eps_root": -1.0},
+        "config.theta_optimizer.muon.adam_eps_root must be a number >= 0",
+    ),
     "muon.consistent_rms": (
         {"theta_optimizer.muon.consistent_rms": 0.0},
         "config.theta_optimizer.muon.consistent_rms must be a number > 0",
@@ -911,6 +971,24 @@ REFUSED = {
     "sampling.langevin.hot": (
         {"sampling.langevin.hot": -1.0},
         "config.sampling.langevin: hot must be a number > 0",
+    ),
+    "interpolation.start_temperature without annealing": (
+        DEEP
+        | {
+            "sampling.langevin.annealed_steps": 0,
+            "sampling.langevin.interpolation.start_temperature": 25.0,
+        },
+        "config.sampling.langevin.interpolation.start_temperature = 25.0 needs "
+        "config.sampling.langevin.annealed_steps > 0, got 0",
+    ),
+    "interpolation.start_temperature without cooling": (
+        DEEP
+        | {
+            "sampling.langevin.cool_steps": 0,
+            "sampling.langevin.interpolation.start_temperature": 0.5,
+        },
+        "config.sampling.langevin.interpolation.start_temperature = 0.5 needs "
+        "config.sampling.langevin.cool_steps > 0, got 0",
     ),
     "sampling.langevin without a step": (
         {f"sampling.langevin.{name}_steps": 0 for name in ("hot", "annealed", "cool")},

@@ -189,10 +189,18 @@ def test_residual_mlp_adds_its_input_where_widths_agree(x64):
 @pytest.mark.parametrize(
     ("net", "shape", "match"),
     [
-        (networks.ConvEncoder(features=(2, 2)), (6, 8, 1), "must be even to be pooled"),
-        (networks.ResidualConvNet(channels=2, levels=2), (4, 6, 1), "must be even to be pooled"),
-        (networks.ConvEncoder(), (8, 8), r"v must have rank 3, got shape \(8, 8\)"),
-        (networks.ResidualConvNet(), (2, 8, 8, 1), "v must have rank 3"),
+        (
+            networks.ConvEncoder(features=(2, 2)),
+            (6, 8, 1),
+            r"v .* 4 divides, got shape \(6, 8, 1\)",
+        ),
+        (
+            networks.ResidualConvNet(channels=2, levels=2),
+            (4, 6, 1),
+            r"v .* 4 divides, got .*6, 1\)",
+        ),
+        (networks.ConvEncoder(), (8, 8), r"v must be one image .* an example, got shape \(8, 8\)"),
+        (networks.ResidualConvNet(), (2, 8, 8, 1), "v must be one image"),
         (networks.ResidualConvNet(levels=0), (8, 8, 1), "levels must be"),
         (networks.ResidualConvNet(channels=0), (8, 8, 1), "channels must be"),
         (networks.ResidualConvNet(blocks_per_level=0), (8, 8, 1), "blocks_per_level must be"),
@@ -209,6 +217,14 @@ def test_residual_mlp_adds_its_input_where_widths_agree(x64):
 def test_bad_input_names_the_argument(net, shape, match):
     with pytest.raises(ValueError, match=match):
         jax.eval_shape(net.init, jax.random.key(0), jnp.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "net", [networks.MLP((4,)), networks.ConvEncoder((2,)), networks.ResidualConvNet(2, 1, 1)]
+)
+def test_integers_are_refused_rather_than_cut_off_as_features(net):
+    with pytest.raises(TypeError, match="v must have a floating dtype, got uint8"):
+        jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((8, 8, 1), jnp.uint8))
 
 
 @pytest.mark.parametrize(

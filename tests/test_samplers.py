@@ -579,3 +579,10 @@ def test_annealing_schedule_has_the_published_shape():
 def test_annealing_schedule_errors(arguments, match):
     with pytest.raises(ValueError, match=match):
         samplers.annealing_schedule(**arguments)
+
+
+@pytest.mark.parametrize("sampler", ["langevin_joint", "langevin_visible", "langevin_hidden"])
+def test_latent_langevin_refuses_other_numbers_of_chains(sampler):
+    few = jax.tree.map(lambda x: x[:1], H)
+    with pytest.raises(ValueError, match=f"h must have the {len(V)} chains of v, got shape"):
+        getattr(samplers, sampler)(KEY, THETA, V, few, TEMPERATURES, energy=quartic, step_size=0.1)

@@ -22,7 +22,7 @@ import pytest
 
 from jbism.training._checkpoint import Checkpointer, CheckpointError
 from jbism.training._loop import DivergenceError, StoppedError, fit
-from jbism.training._workdir import WorkdirError, open_workdir
+from jbism.training._workdir import WorkdirError, check_workdir, open_workdir
 from jbism.training._writer import MetricsWriter
 
 
@@ -471,6 +471,17 @@ def test_another_configuration_is_refused(tmp_path, changes, message):
     assert json.loads((tmp_path / "config.json").read_text()) == changed()
 
 
+def test_a_configuration_is_checked_before_anything_is_made(tmp_path):
+    check_workdir(tmp_path / "absent", CONFIG)
+    assert not (tmp_path / "absent").exists()
+    open_workdir(tmp_path, CONFIG, overwrite=False)
+    longer = changed(train__steps=200)
+    with pytest.raises(WorkdirError, match=r"train\.steps is 100 there, 200 here"):
+        check_workdir(tmp_path, longer)
+    check_workdir(tmp_path, longer, may_differ=("train.steps",))
+    assert json.loads((tmp_path / "config.json").read_text()) == changed()
+
+
 def test_keys_that_may_differ(tmp_path):
     open_workdir(tmp_path, CONFIG, overwrite=False)
     longer = changed(train__steps=200)
@@ -600,6 +611,23 @@ def train_steps(state, indices):
 
 
 EVERY = {"steps_per_call": 5, "log_every": 10, "progress": False}
+
+
+def test_the_rate_shown_leaves_out_the_compilation(capsys):
+    fit(start(), train_steps, Order(), num_steps=50, **EVERY)  # compiles them in truth
+    calls = []
+
+    def slow_at_first(state, indices):
+        time.sleep(0.05 if calls else 3.0)
+        calls.append(len(indices))
+        return train_steps(state, indices)
+
+    fit(start(), slow_at_first, Order(), num_steps=50, **{**EVERY, "progress": True})
+    shown = capsys.readouterr().err
+    assert "compiling" in shown.split("5/50")[0]
+    assert "compiling" not in shown.split("5/50")[-1]
+    rate = float(re.findall(r"([\d.]+)step/s", shown)[-1])
+    assert rate > 50 / 3  # all of them in the time of the first call
 
 
 def stop_at(step, error):

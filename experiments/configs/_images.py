@@ -44,6 +44,8 @@ def deep_eblvm(
     trunk.conv_encoder.strides = (2, 2, 2)
     trunk.conv_encoder.activation = "leaky_relu"
     config.method.vages.refinement.num_steps = 5
+    if not small:
+        config.method.vages.refinement.noise_scale = 1e-4
     config.objective.name = "mdsm"
     config.divergence.name = "fisher"
     config.hypergradient.name = "first_order"

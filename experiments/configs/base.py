@@ -52,7 +52,7 @@ def _optimizer(eps_root):
         "name": "adam",
         "adam": {"b1": 0.9, "b2": 0.95, "eps": 1e-8, "eps_root": eps_root},
         "sgd": {"momentum": 0.0, "nesterov": False},
-        "muon": {  # kernels; all else by Adam
+        "muon": {  # kernels; all else by Nesterov's Adam
             "beta": 0.95,
             "consistent_rms": 0.2,  # root mean square of the updates, in units of the rate
             "adam_b1": 0.9,

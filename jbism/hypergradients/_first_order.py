@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import optax
 
 from jbism.hypergradients._lower_level import LowerLevel
@@ -58,6 +59,8 @@ class FirstOrder:
     ) -> tuple[tuple[Array, Any], LowerLevel]:
         """Returns F(θ, φ_N) with φ_N a constant, its aux, and the `LowerLevel`."""
         keys, key_upper, _ = virtual_keys(key, self.num_steps)
+        if self.num_steps == 0:  # nothing else calls it, and it may be refused by what it is given
+            jax.eval_shape(lower_loss, theta, phi, key_upper)
         phi, descent = constant_steps(
             lower_loss,
             theta,

@@ -129,7 +129,8 @@ class ConvEncoder(nn.Module):
       dtype: of the arithmetic between v and the features, both of which have the dtype of v.
 
     Returns a flat feature vector. Raises ValueError if v is not [height, width, channels], if its
-    sides cannot be pooled that often, or if there is not one stride a level.
+    sides cannot be pooled that often, or if there is not one stride a level; TypeError if v is not
+    floating.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -148,8 +149,8 @@ class ConvEncoder(nn.Module):
     @nn.compact
     def __call__(self, v: Array) -> Array:
         """Maps one image [height, width, channels] to a vector."""
-        x = v = _checks.rank("v", v, 3)
         pools = self.strides is None
+        x = v = _checks.image("v", v, halvings=len(self.features) if pools else 0)
         strides = [1] * len(self.features) if self.strides is None else self.strides
         if len(strides) != len(self.features):
             raise ValueError(

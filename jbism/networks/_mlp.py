@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 
+from jbism import _checks
 from jbism.typing import Array
 
 
@@ -34,8 +34,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, v: Array) -> Array:
-        """Maps one v of any shape to a vector [features[-1]]."""
-        v = jnp.asarray(v)
+        """Maps one floating v of any shape to a vector [features[-1]]."""
+        v = _checks.floating("v", v)
         x = v.reshape(-1)
         for width in self.features:
             y = self.activation(nn.Dense(width, dtype=self.dtype)(x))

@@ -34,7 +34,7 @@ class ResidualConvNet(nn.Module):
         dtype of v, which is the default.
 
     Returns a flat feature vector. Raises ValueError if v is not [height, width, channels] or its
-    sides cannot be halved ``levels`` times.
+    sides cannot be halved ``levels`` times, TypeError if it is not floating.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -60,7 +60,7 @@ class ResidualConvNet(nn.Module):
         _checks.integer("levels", self.levels, minimum=1)
         _checks.one_of("variant", self.variant, ("compact", "published"))
         published = self.variant == "published"
-        v = _checks.rank("v", v, 3)
+        v = _checks.image("v", v, halvings=self.levels)
         x = Conv3x3(self.channels, self.implementation, dtype=self.dtype)(v)
         for level in range(self.levels):
             width = self.channels * 2 ** (level + published)

@@ -60,8 +60,7 @@ def langevin(
         return _checks.scalar("energy(x)", energy(x))
 
     gradient, etas = jax.vmap(jax.grad(scalar_energy)), spread_step_size(step_size, x)
-    options = {"start": start, "shared_noise": shared_noise}
-    return run_langevin(key, x, temperatures, gradient, etas, **options)
+    return run_langevin(key, x, temperatures, gradient, etas, start, shared_noise)
 
 
 def spread_step_size(step_size: Any, x: Any) -> Any:
@@ -82,7 +81,6 @@ def run_langevin(
     temperatures: Array,
     gradient: Callable[[Any], Any],
     step_sizes: Any,
-    *,
     start: int | Array,
     shared_noise: bool,
 ) -> Any:

@@ -47,12 +47,9 @@ def langevin_joint(
       >>> v.tolist(), h.tolist()
       ([[0.5]], [[0.5]])
     """
-    gradient = _gradient(theta, energy, (1, 2))
-    etas, options = (
-        spread_step_size(step_size, (v, h)),
-        {"start": start, "shared_noise": shared_noise},
-    )
-    return run_langevin(key, (v, h), temperatures, lambda x: gradient(*x), etas, **options)
+    gradient = _gradient(theta, energy, (1, 2), v, h)
+    etas, x = spread_step_size(step_size, (v, h)), (v, h)
+    return run_langevin(key, x, temperatures, lambda x: gradient(*x), etas, start, shared_noise)
 
 
 def langevin_visible(
@@ -79,9 +76,9 @@ def langevin_visible(
       ...                  jnp.zeros(1), energy=energy, step_size=1.0).tolist()
       [[0.5]]
     """
-    gradient = _gradient(theta, energy, 1)
-    etas, options = spread_step_size(step_size, v), {"start": start, "shared_noise": shared_noise}
-    return run_langevin(key, v, temperatures, lambda v: gradient(v, h), etas, **options)
+    gradient = _gradient(theta, energy, 1, v, h)
+    etas = spread_step_size(step_size, v)
+    return run_langevin(key, v, temperatures, lambda v: gradient(v, h), etas, start, shared_noise)
 
 
 def langevin_hidden(
@@ -108,9 +105,9 @@ def langevin_hidden(
       ...                 jnp.zeros(1), energy=energy, step_size=1.0).tolist()
       [[0.5]]
     """
-    gradient = _gradient(theta, energy, 2)
-    etas, options = spread_step_size(step_size, h), {"start": start, "shared_noise": shared_noise}
-    return run_langevin(key, h, temperatures, lambda h: gradient(v, h), etas, **options)
+    gradient = _gradient(theta, energy, 2, v, h)
+    etas = spread_step_size(step_size, h)
+    return run_langevin(key, h, temperatures, lambda h: gradient(v, h), etas, start, shared_noise)
 
 
 def langevin_inpaint(
@@ -182,7 +179,7 @@ def langevin_inpaint(
     if isinstance(noise_scale, jax.core.Tracer):
         raise TypeError(f"noise_scale must be a number, got the traced {noise_scale}")
     noise_scale = _checks.non_negative("noise_scale", noise_scale)
-    gradient = _gradient(theta, energy, (1, 2))
+    gradient = _gradient(theta, energy, (1, 2), v, h)
     eta, etas_h = spread_step_size(step_size, (v, h))
     if noise_scale > 0:
         # As Langevin steps of another size along another gradient.
@@ -201,13 +198,17 @@ def langevin_inpaint(
             of_v = jnp.where(missing, of_v, pull.astype(v.dtype) * (x[0] - observed))
         return of_v, of_h
 
-    etas, options = (eta, etas_h), {"start": start, "shared_noise": shared_noise}
-    v, h = run_langevin(key, (v, h), temperatures, gradients, etas, **options)
+    etas = eta, etas_h
+    v, h = run_langevin(key, (v, h), temperatures, gradients, etas, start, shared_noise)
     return clamped(v), h
 
 
-def _gradient(theta, energy, argnums):
+def _gradient(theta, energy, argnums, v, h):
     """The gradient of the energy for all chains together, ``(v, h) -> gradient``."""
+    chains = _checks.batched("v", v).shape[0]
+    for leaf in jax.tree.leaves(h):
+        if jnp.shape(leaf)[:1] != (chains,):
+            raise ValueError(f"h must have the {chains} chains of v, got shape {jnp.shape(leaf)}")
     gradient = jax.grad(partial(_checks.scalar_energy, energy), argnums)
     gradient = jax.vmap(gradient, in_axes=(None, 0, 0))
     return lambda v, h: gradient(theta, v, h)

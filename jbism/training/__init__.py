@@ -17,6 +17,7 @@ from jbism.training._state import TrainState, create_state
 from jbism.training._step import bilevel_step, train_steps
 from jbism.training._workdir import (
     WorkdirError,
+    check_workdir,
     config_differences,
     lock_workdir,
     open_workdir,
@@ -41,6 +42,7 @@ __all__ = [
     "bilevel_step",
     "bism_step",
     "checkpoint_steps",
+    "check_workdir",
     "config_differences",
     "contrastive_step",
     "create_state",

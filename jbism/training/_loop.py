@@ -189,7 +189,9 @@ def fit(
             written = writer is not None and writer.has(step, next(iter(unlogged[0])))
             if not written:
                 log()
-        chunk = next(chunks, None)
+        chunk, compiled = next(chunks, None), False
+        if chunk is not None:
+            bar.set_postfix_str("compiling")
         while chunk is not None:
             begin, (step, indices) = step, chunk
             state, device_metrics = train_steps(state, indices)
@@ -198,7 +200,13 @@ def fit(
             _check_metrics(metrics, begin, largest_metric, checkpointer)
             if int(state.step) != step:
                 raise ValueError(f"train_steps must take state.step to {step}, got {state.step}")
-            bar.update(step - begin)
+            if compiled:
+                bar.update(step - begin)
+            else:  # neither these steps nor their time tell the rate of the others
+                bar.unpause()
+                bar.initial = bar.last_print_n = bar.n = step
+                bar.set_postfix_str("")
+                compiled = True
             unlogged.append(metrics)
             if step % log_every == 0 or step == num_steps:
                 log()

@@ -89,6 +89,37 @@ def open_workdir(
     return path
 
 
+def check_workdir(
+    path: str | os.PathLike, config: dict[str, Any], *, may_differ: Sequence[str] = ()
+) -> None:
+    """Raises if a directory holds a run that cannot be resumed with a configuration.
+
+    What `open_workdir` asks without touching the directory: early, before data and models are made.
+
+    Args:
+      path: the directory, which need not exist.
+      config: as of `open_workdir`.
+      may_differ: as of `open_workdir`.
+
+    Raises:
+      WorkdirError: if the run there has a different configuration, or its file is damaged.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     run = open_workdir(f"{folder}/run", {"sigma": 0.05}, overwrite=False)
+      ...     check_workdir(run, {"sigma": 0.05})
+      ...     try:
+      ...         check_workdir(run, {"sigma": 0.3})
+      ...     except WorkdirError as error:
+      ...         print(error)
+      /.../run: sigma is 0.05 there, 0.3 here
+    """
+    path = pathlib.Path(path).absolute()
+    if (path / CONFIG).exists():
+        _check_same(path, json.loads(json.dumps(config)), may_differ)
+
+
 @contextlib.contextmanager
 def lock_workdir(path: str | os.PathLike) -> Iterator[None]:
     """Holds a directory, so that no other process can: two runs would write over each other.
