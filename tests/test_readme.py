@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_python_blocks_run_in_order_and_the_loss_falls(monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     recorded = []
     # Record the loss that the reader's loop computes.
     training = blocks[0].replace(
@@ -33,17 +33,17 @@ def test_python_blocks_run_in_order_and_the_loss_falls(monkeypatch):
         exec(training, namespace)
         losses = jnp.stack(recorded)
         assert losses[-50:].mean() < losses[:50].mean()
-        for block in blocks[1:4]:
+        for block in blocks[1:5]:
             exec(block, namespace)
             assert jnp.isfinite(namespace["loss"])
 
-    exec(blocks[4], namespace)
+    exec(blocks[5], namespace)
     assert namespace["model"].score(namespace["X"] / 16, namespace["y"]) > 0.9
 
     small = {"energy.deep_eblvm.trunk.mlp.features": (8,), "energy.deep_eblvm.num_latents": 3}
     experiment = build(make_config("digits_deep", small))
     monkeypatch.setattr(restore, "restore", lambda workdir: (experiment, experiment.initial_state))
-    exec(blocks[5], namespace)
+    exec(blocks[6], namespace)
     assert namespace["v"].shape == (16, 8, 8, 1)
     assert namespace["h"].shape == (16, 3)
     assert jnp.isfinite(namespace["v"]).all()
