@@ -165,6 +165,16 @@ def test_extractors_are_checked(function, message):
         features.Extractor("mine", function)(_images(3, 4, 4))
 
 
+def test_digests_tell_what_extractors_compute():
+    images = _images(5, 4, 4)
+    digests = [
+        features.Extractor(name, lambda x, scale=scale: scale * x.mean((1, 2))).digest(images)
+        for name, scale in (("a", 1), ("a", 1), ("a", 1.001), ("b", 1))
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
 # Samples
 
 
@@ -673,6 +683,29 @@ def test_judge(run, classifier_file, tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "seed is 0 there, 1 here" in done.stderr
+
+
+def test_judge_measures_distances_anew_when_the_extractor_has_changed(run, tmp_path):
+    out, extractor = tmp_path / "judge", tmp_path / "mine.py"
+    options = {"workdir": run, "out": out, "num_samples": 4, "num_test": 8, "num_train": 20}
+    options["extractor"] = f"{extractor}:features"
+
+    def distances(statistic):
+        extractor.write_text(f"def features(images):\n    return images.{statistic}((2, 3))\n")
+        done = run_binary("judge", options, switches=["--noprogress"])
+        assert done.returncode == 0, done.stderr
+        figures = json.loads((out / "image_evaluation.json").read_text())
+        return [row["frechet_distance"] for row in figures["sample_quality"]]
+
+    means = distances("mean")
+    (cell,) = (out / "cells").glob("quality_*.json")
+    kept = json.loads(cell.read_text())
+    kept[0]["frechet_distance"] = 12345.0
+    cell.write_text(json.dumps(kept))
+    assert distances("mean") == [12345.0, *means[1:]]
+    variances = distances("var")
+    assert len(variances) == len(means) == 3
+    assert not set(variances) & {12345.0, *means}
 
 
 def test_judge_does_not_write_over_the_run(run):
