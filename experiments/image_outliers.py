@@ -143,7 +143,7 @@ def read_images(path: pathlib.Path, dataset: data.Dataset) -> np.ndarray:
         raise ValueError(
             f"{path}: images must have shape [n, height, width, channels] with the data's "
             f"{image_shape}, or less of its height and width by even numbers, got "
-            f"{(len(images), *given)}"
+            f"{(*images.shape[:1], *given)}"
         )
     if images.dtype == np.uint8:
         images = images / np.float32(255)

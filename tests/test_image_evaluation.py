@@ -487,6 +487,7 @@ def test_images_of_files(tmp_path):
         ({"x": np.ones((3, 10, 6))}, r"got \(3, 10, 6, 1\)"),
         ({"x": np.ones((3, 8, 6, 3))}, r"got \(3, 8, 6, 3\)"),
         ({"x": np.ones((3, 48))}, r"got \(3, 48\)"),
+        ({"x": np.ones(())}, r"images\.npz: images must have shape .*, got \(\)"),
         ({"x": images[:0]}, r"got \(0, 8, 6, 1\)"),
         ({"x": images * 2}, r"images must be bytes, or floats in \[0, 1\]"),
         ({"x": images * np.nan}, r"images must be bytes, or floats in \[0, 1\]"),
