@@ -44,13 +44,18 @@ def deep():
     return Model(experiment, state.theta, state.phi)
 
 
-def gaussian_model(*, offset=0.0, dataset=None):
-    """E = ½‖v‖² + ½‖h - v‖²: p(v) is N(0, I) but for log Z, p(h|v) = N(v, I); q has an offset."""
+def gaussian_model(*, offset=0.0, dataset=None, traced=None):
+    """E = ½‖v‖² + ½‖h - v‖²: p(v) is N(0, I) but for log Z, p(h|v) = N(v, I); q has an offset.
+
+    A list ``traced`` gets the shape of v at each trace of q.
+    """
 
     def energy(theta, v, h):
         return 0.5 * jnp.sum(v**2) + 0.5 * jnp.sum((h - v) ** 2)
 
     def posterior(phi, v):
+        if traced is not None:
+            traced.append(v.shape)
         return distributions.Normal(v + phi, jnp.zeros(v.shape))
 
     experiment = SimpleNamespace(
@@ -292,10 +297,26 @@ def test_rows_are_all_or_a_random_part():
 
 def test_functions_of_single_examples_are_mapped_in_batches(deep):
     v, keys = np.arange(230.0, dtype=np.float32), jax.random.split(KEY, 230)
-    found = deep.map(lambda v, key: {"y": (2 * v, jax.random.uniform(key, (3,)))}, v, keys)
+    found = deep.map(lambda _, v, key: {"y": (2 * v, jax.random.uniform(key, (3,)))}, v, keys)
     np.testing.assert_array_equal(found["y"][0], 2 * v)
     expected = jax.vmap(lambda key: jax.random.uniform(key, (3,)))(keys)
     np.testing.assert_array_equal(found["y"][1], expected)
+
+
+def test_functions_of_single_examples_are_compiled_once_for_any_number():
+    traced = []
+
+    def scale(model, v):
+        traced.append(v.shape)
+        return model.theta * v
+
+    first, second = (Model(None, theta, None) for theta in (2.0, 3.0))
+    for num in (230, 100, 7):
+        v = np.arange(num, dtype=np.float32)
+        np.testing.assert_array_equal(first.map(scale, v), 2 * v)
+    assert traced == [()]
+    np.testing.assert_array_equal(second.map(scale, v), 3 * v)  # parameters of its own
+    assert traced == [(), ()]
 
 
 def test_latents_are_probed_beside_pixels():
@@ -428,6 +449,23 @@ def test_detection_by_a_known_density():
     huge = {"huge": np.full((3, 2), 1e30, np.float32)}
     with pytest.raises(ValueError, match=r"-E\(v, mean of q\) of huge is not finite"):
         image_outliers.detect(gaussian_model(), huge, KEY, test=test, progress=False)
+
+
+def test_other_images_and_probed_splits_share_a_program():
+    test = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32)
+    few, many = [], []
+    for traced, others in ((few, {"a": test[:3]}), (many, dict.fromkeys("abcd", test[:9]))):
+        model = gaussian_model(traced=traced)
+        image_outliers.detect(model, others, KEY, test=test, progress=False)
+    assert few == many
+    assert few
+    traced = []
+    model = gaussian_model(dataset=labelled(60, (2, 4, 1)), traced=traced)
+    image_latents.probe_latents(
+        model, train_rows=np.arange(50), test_rows=np.arange(40), progress=False
+    )
+    image_latents.latent_means(model, model.experiment.dataset.test)
+    assert traced == [(2, 4, 1)]
 
 
 def plain(seed, event_shape, image_shape):
