@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.builders import Experiment
 from experiments.devices import spread
-from experiments.resumable import CHUNK, ChainStore
+from experiments.resumable import CHUNK, ChainStore, piece_ends
 from experiments.validation import trained_objective
 from jbism import samplers
 
@@ -88,28 +88,30 @@ class LangevinChains:
         """Samples v and h over the schedule.
 
         Returns:
-          v, and the first ``num_chains`` chains at ``num_stages`` stages, evenly spread from the
-          start to the last step, and denoised if they are; None without chains.
+          v, and the first ``num_chains`` chains at ``num_stages`` stages, or at all if there are
+          fewer, evenly spread from the start to the last step, and denoised if they are; None
+          without chains.
         """
-
         v, h = spread(self._experiment.config, (v, h))
         num_steps, watched = len(self.schedule), num_chains > 0
-        chunk = max(1, min(num_steps // (num_stages - 1), CHUNK)) if watched else CHUNK
-        ends = [0, *range(chunk, num_steps, chunk), num_steps]  # of the pieces
+        gaps = min(num_stages - 1, num_steps) if watched else 1
+        pieces_a_gap = -(-num_steps // (gaps * CHUNK))
+        ends = piece_ends(num_steps, gaps * pieces_a_gap)
 
         def piece(x, temperatures, start):
             v, h, seen = x
             v, h = self._joint(key, self._theta, v, h, temperatures, start=start)
-            return v, h, seen.at[start // chunk + 1].set(v[:num_chains])
+            return v, h, seen.at[ends.index(start) + 1].set(v[:num_chains])
 
         seen = jnp.zeros((len(ends), *v[:num_chains].shape), v.dtype).at[0].set(v[:num_chains])
-        v, h, seen = self._run(piece, (v, h, seen), self.schedule, title, of=key, chunk=chunk)
+        v, h, seen = self._run(
+            piece, (v, h, seen), self.schedule, title, of=key, num_pieces=len(ends) - 1
+        )
         v = self._denoised(v, h)
         if not watched:
             return v, None
-        stages = np.unique(np.linspace(0, len(ends) - 1, num_stages).round().astype(int))
-        titles = [self._title(ends[i]) for i in stages]
-        images = [seen[i] for i in stages]
+        titles = [self._title(step) for step in ends[::pieces_a_gap]]
+        images = list(seen[::pieces_a_gap])
         if self._noise_scale > 0:
             titles, images = [*titles, "denoised"], [*images, v[:num_chains]]
         return v, Frames(titles, np.stack(images))
@@ -128,7 +130,7 @@ class LangevinChains:
         completed = self._denoised(jnp.where(missing, completed, v), h)
         return jnp.where(missing, completed, v)
 
-    def _run(self, piece, x, temperatures, title, *, of, chunk=CHUNK):
+    def _run(self, piece, x, temperatures, title, *, of, num_pieces=None):
         config = self._experiment.config
         settings = config.energy.to_json(), config.sampling.langevin.to_json()
         return self._store.run(
@@ -137,7 +139,7 @@ class LangevinChains:
             len(temperatures),
             title,
             of=(of, self._theta, temperatures, settings),
-            chunk=chunk,
+            num_pieces=num_pieces,
             progress=self._progress,
         )
 
@@ -152,4 +154,4 @@ class LangevinChains:
         )(v, h)
 
     def _title(self, step):
-        return f"step {step:,} T={self.schedule[step - 1]:.3g}" if step else "start"
+        return f"step {step:,}, T = {self.schedule[step - 1]:.3g}" if step else "start"

@@ -1,5 +1,9 @@
 """Evaluates a trained model on the test set and writes evaluation.json.
 
+Its random key is not that of the report that training ends with, so that on the same checkpoint
+estimates differ slightly from those in the evaluation.json of training, which is overwritten
+unless --out names another file.
+
 Killed and run again, the same command goes on with the chains that it had begun.
 """
 

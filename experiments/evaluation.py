@@ -163,7 +163,7 @@ def _anneal(store, progress, pieces, key, *, of):
         pieces.num_steps,
         "annealed importance sampling",
         of=of,
-        chunk=_AIS_CHUNK,
+        num_pieces=-(-pieces.num_steps // _AIS_CHUNK),
         progress=progress,
     )
     return jax.jit(pieces.finish)(state)

@@ -63,6 +63,13 @@ class Extractor:
             parts.append(features)
         return np.concatenate(parts)
 
+    def digest(self, images: np.ndarray) -> str:
+        """Returns a hash of the name and of the features of a few images.
+
+        It tells an extractor from what it was before its file or its weights changed.
+        """
+        return hashlib.sha256(self.name.encode() + self(images).tobytes()).hexdigest()
+
 
 def load_extractor(spec: str) -> Extractor:
     """Returns the extractor called ``path/to/file.py:function`` or ``package.module:function``.

@@ -2,8 +2,9 @@
 
 import pathlib
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,22 +20,27 @@ _SHOWN, _NEIGHBORS = 10, 6  # samples in the picture of neighbours, and neighbou
 _MAX_VALUES = 250_000_000  # of the training images among which neighbours are sought
 
 
-class Model(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Model:
     """A trained model and its data."""
 
     experiment: Experiment
     theta: Any
     phi: Any
+    _mapped: dict[Callable, Callable] = field(default_factory=dict, init=False, repr=False)
 
     def map(self, function: Callable[..., Any], *arrays: Any) -> Any:
-        """Returns what ``function`` returns of single examples, as NumPy arrays [n, ...]."""
-        mapped, size = jax.jit(jax.vmap(function)), min(_BATCH, len(arrays[0]))
-        parts = []
-        for start in range(0, len(arrays[0]), size):
-            batch = [x[start : start + size] for x in arrays]
-            rows = np.arange(size).clip(max=len(batch[0]) - 1)  # the last batch is filled up
-            parts.append(jax.device_get(mapped(*(x[rows] for x in batch))))
-        return jax.tree.map(lambda *x: np.concatenate(x)[: len(arrays[0])], *parts)
+        """Returns ``function(model, ...)`` of single examples, as NumPy arrays [n, ...].
+
+        A function is compiled once, for any number of examples of one shape.
+        """
+        if function not in self._mapped:
+            self._mapped[function] = jax.jit(jax.vmap(partial(function, self)))
+        num, parts = len(arrays[0]), []
+        for start in range(0, num, _BATCH):
+            rows = np.arange(start, start + _BATCH).clip(max=num - 1)  # the last is filled up
+            parts.append(jax.device_get(self._mapped[function](*(x[rows] for x in arrays))))
+        return jax.tree.map(lambda *x: np.concatenate(x)[:num], *parts)
 
 
 def choose_rows(key: jax.Array, num: int, most: int) -> np.ndarray:

@@ -16,14 +16,21 @@ _PROBE_STEPS = 200
 
 def latent_means(model: Model, v: np.ndarray) -> np.ndarray:
     """Returns the mean of q(h | v) of each v, [n, L]."""
-    infer = model.experiment.infer(model.theta, model.phi)
-    return model.map(lambda v: infer(v).mean.reshape(-1), v)
+    return model.map(_latent_mean, v)
+
+
+def _latent_mean(model, v):
+    return model.experiment.infer(model.theta, model.phi)(v).mean.reshape(-1)
 
 
 def trunk_features(model: Model, v: np.ndarray) -> np.ndarray:
     """Returns the features f(v) that the energy sees of each v, [n, features]."""
-    apply = model.experiment.energy.apply
-    return model.map(lambda v: apply(model.theta, v, method=lambda energy, v: energy.trunk(v)), v)
+    return model.map(_trunk_features, v)
+
+
+def _trunk_features(model, v):
+    energy = model.experiment.energy
+    return energy.apply(model.theta, v, method=lambda energy, v: energy.trunk(v))
 
 
 def probe_latents(
@@ -99,17 +106,20 @@ def _best_probe(x, labels, kind):
 
 def posterior_fisher_divergence(model: Model, key: jax.Array, v: np.ndarray) -> float | None:
     """Returns the mean Fisher divergence of q(h | v) from p(h | v); None of discrete latents."""
-    experiment = model.experiment
-    if hasattr(experiment.energy, "free_energy"):
+    if hasattr(model.experiment.energy, "free_energy"):
         return None
-    one = partial(
-        divergences.Fisher(num_samples=10),
+    return float(np.mean(model.map(_fisher, jax.random.split(key, len(v)), v)))
+
+
+def _fisher(model, key, v):
+    return divergences.Fisher(num_samples=10)(
         model.theta,
         model.phi,
-        energy=experiment.energy.apply,
-        posterior=experiment.posterior.apply,
+        key,
+        v,
+        energy=model.experiment.energy.apply,
+        posterior=model.experiment.posterior.apply,
     )
-    return float(np.mean(model.map(one, jax.random.split(key, len(v)), v)))
 
 
 def embed(means: np.ndarray, *, seed: int) -> np.ndarray:

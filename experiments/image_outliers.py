@@ -13,6 +13,12 @@ from experiments.image_evaluation import Model
 from jbism import data, divergences, estimators, metrics
 
 _PARTICLES = 10  # of q, an image
+_EXACT = "log p(v) + log Z", "-‖∇ log p(v)‖"
+_VARIATIONAL = (
+    "-E(v, mean of q)",
+    f"log p(v) + log Z by {_PARTICLES} samples of q",
+    "-‖variational score at the mean of q‖",
+)
 
 
 def scores(model: Model, key: jax.Array, v: np.ndarray) -> dict[str, np.ndarray]:
@@ -23,35 +29,25 @@ def scores(model: Model, key: jax.Array, v: np.ndarray) -> dict[str, np.ndarray]
     of q. The score ∇_v log p(v) is exact likewise, or the variational score at the mean; its norm
     is small near modes.
     """
-    experiment, theta, phi = model
-    apply = experiment.energy.apply
-    if hasattr(experiment.energy, "free_energy"):
-        free_energy = partial(apply, theta, method="free_energy")
-
-        def exact(v):
-            value, gradient = jax.value_and_grad(free_energy)(v)
-            return -value, -jnp.linalg.norm(gradient.reshape(-1))
-
-        names = "log p(v) + log Z", "-‖∇ log p(v)‖"
-        return dict(zip(names, model.map(exact, v), strict=True))
-
-    def variational(key, v):
-        h = experiment.infer(theta, phi)(v).mean
-        score = estimators.variational_score(
-            theta, phi, v, h, energy=apply, posterior=experiment.posterior.apply
-        )
-        bound = divergences.IWAE(_PARTICLES)(
-            theta, phi, key, v, energy=apply, posterior=experiment.posterior.apply
-        )
-        return -apply(theta, v, h), -bound, -jnp.linalg.norm(score.reshape(-1))
-
-    names_of_latent = (
-        "-E(v, mean of q)",
-        f"log p(v) + log Z by {_PARTICLES} samples of q",
-        "-‖variational score at the mean of q‖",
-    )
+    if hasattr(model.experiment.energy, "free_energy"):
+        return dict(zip(_EXACT, model.map(_exact, v), strict=True))
     keys = jax.random.split(key, len(v))
-    return dict(zip(names_of_latent, model.map(variational, keys, v), strict=True))
+    return dict(zip(_VARIATIONAL, model.map(_variational, keys, v), strict=True))
+
+
+def _exact(model, v):
+    free_energy = partial(model.experiment.energy.apply, model.theta, method="free_energy")
+    value, gradient = jax.value_and_grad(free_energy)(v)
+    return -value, -jnp.linalg.norm(gradient.reshape(-1))
+
+
+def _variational(model, key, v):
+    experiment, theta, phi = model.experiment, model.theta, model.phi
+    given: Any = {"energy": experiment.energy.apply, "posterior": experiment.posterior.apply}
+    h = experiment.infer(theta, phi)(v).mean
+    score = estimators.variational_score(theta, phi, v, h, **given)
+    bound = divergences.IWAE(_PARTICLES)(theta, phi, key, v, **given)
+    return -experiment.energy.apply(theta, v, h), -bound, -jnp.linalg.norm(score.reshape(-1))
 
 
 def detect(
@@ -143,7 +139,7 @@ def read_images(path: pathlib.Path, dataset: data.Dataset) -> np.ndarray:
         raise ValueError(
             f"{path}: images must have shape [n, height, width, channels] with the data's "
             f"{image_shape}, or less of its height and width by even numbers, got "
-            f"{(len(images), *given)}"
+            f"{(*images.shape[:1], *given)}"
         )
     if images.dtype == np.uint8:
         images = images / np.float32(255)

@@ -28,7 +28,11 @@ def draw(dataset: data.Dataset, samples: Samples) -> dict[str, Any]:
         samples.inpaintings and _inpaintings(dataset, samples.inpaintings),
         samples.traversals and _traversals(dataset, samples.traversals),
     )
-    figures = [shown and plotting.image_panels(shown, columns=1, pixels=64) for shown in panels]
+    titles = (None, samples.interpolations and _interpolated(samples.interpolations), None, None)
+    figures = [
+        shown and plotting.image_panels(shown, columns=1, title=title, pixels=64)
+        for shown, title in zip(panels, titles, strict=True)
+    ]
     return dict(zip(FILES, (_reconstructions(dataset, samples), *figures), strict=True))
 
 
@@ -66,20 +70,27 @@ def _reconstructions(dataset, samples):
 
 def _frames(dataset, frames: Frames):
     return {
-        title: dataset.images(images)
+        title.replace(", ", "\n"): dataset.images(images)
         for title, images in zip(frames.titles, frames.images, strict=True)
     }
 
 
 def _interpolations(dataset, interpolations: Interpolations):
     titles = [f"{weight:.0%} of b" for weight in interpolations.weights]
-    noise = interpolations.start_noise
-    for end, image in ((0, "a"), (-1, "b")):
-        start = "" if noise is None else f" from {image} + {noise:.2g} noise"
-        titles[end] = f"h of {image}{start}"
+    titles[0], titles[-1] = "h of a", "h of b"
     between = {title: dataset.images(interpolations.images[:, i]) for i, title in enumerate(titles)}
     first, second = (dataset.images(interpolations.ends[:, i]) for i in range(2))
     return {"image a": first, **between, "image b": second}
+
+
+def _interpolated(interpolations: Interpolations) -> str:
+    noise = interpolations.start_noise
+    text = "v given h on the line from h of a to h of b"
+    if noise is None:
+        return text
+    return (
+        f"{text}; chains start on the line from image a to image b, with noise of scale {noise:.2g}"
+    )
 
 
 def _traversals(dataset, traversals: Traversals):

@@ -2,7 +2,8 @@
 
 Writes to --out: config.json, classifier.npz (unless named), samples.npz (if drawn), cells/ (each
 part as it was finished), image_evaluation.json, tsne.png and neighbors.png. Run again, the same
-command does the parts that are missing; --overwrite starts over.
+command does the parts that are missing, and the distances anew if what the extractor computes has
+changed; --overwrite starts over.
 
 Samples are the run's own samples.npz, or --num_samples drawn anew; distances to the test set want
 a thousand or more. They are measured between features of a small classifier trained on the run's
@@ -74,6 +75,7 @@ _SETTINGS = (
     _NUM_TRAIN,
     _SEED,
 )
+_MARKING = 32  # test images whose features mark the extractor
 _PICTURES = ("tsne.png", "neighbors.png")
 _RESULTS = ("samples.npz", "classifier.npz", "image_evaluation.json")
 _OUTPUTS = ("cells", FOLDER, *_RESULTS, *_PICTURES)
@@ -153,8 +155,8 @@ def _judge(model: Model, extract, samples, others, out: pathlib.Path) -> dict[st
     source = f"{_WORKDIR.value}/samples.npz"
     if samples is None:
         samples, source = _drawn(model, key["draw"], out), f"drawn with seed {_SEED.value}"
-    # By another classifier under the same name the distances are others.
-    mark = hashlib.sha256(json.dumps([extract.name, extract.details]).encode()).hexdigest()[:12]
+    # By another extractor under the same name the distances are others.
+    mark = extract.digest(dataset.images(test[:_MARKING]))[:12]
     quality = cell(
         f"quality_{mark}",
         lambda: image_evaluation.compare_samples(

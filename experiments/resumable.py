@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import pathlib
 import re
 import shutil
@@ -66,7 +67,7 @@ class ChainStore:
         title: str,
         *,
         of: Any,
-        chunk: int = CHUNK,
+        num_pieces: int | None = None,
         progress: bool = False,
     ) -> Any:
         """Takes chains through all their steps, from where a former call was killed.
@@ -79,20 +80,22 @@ class ChainStore:
           num_steps: all their steps.
           title: their name, which no others in the report have.
           of: what else they depend on, a pytree of arrays, keys, numbers and strings. What was
-            kept of chains that differ in x, num_steps, chunk or this is removed.
-          chunk: steps a piece; the last may be shorter.
+            kept of chains that differ in x, num_steps, num_pieces or this is removed.
+          num_pieces: how many there are; their lengths differ by a step at most. By default as few
+            as have `CHUNK` steps at most.
           progress: show a progress bar.
 
         Returns:
           x after the last step.
         """
         saved, start = None, 0
+        ends = piece_ends(num_steps, num_pieces or max(1, -(-num_steps // CHUNK)))
         if self._folder is not None:
-            folder = self._folder / _slug(title) / _digest((x, num_steps, chunk, of))
+            folder = self._folder / _slug(title) / _digest((x, ends, of))
             saved, start, x = _open(folder, x, title, num_steps)
         since = time.monotonic()
         with saved or contextlib.nullcontext():
-            for step, length in _pieces(start, num_steps, chunk, title, progress):
+            for step, length in _pieces(start, ends, title, progress):
                 # The bar shows what is done, not what is queued.
                 x = jax.block_until_ready(piece(x, step, length))
                 done = step + length
@@ -100,6 +103,11 @@ class ChainStore:
                     saved.save(_Kept(np.asarray(done), x))
                     since = time.monotonic()
         return x
+
+
+def piece_ends(num_steps: int, num_pieces: int) -> list[int]:
+    """Returns where pieces begin, and the last one ends: 0, ..., ``num_steps``."""
+    return [num_steps * i // num_pieces for i in range(num_pieces + 1)]
 
 
 def _open(folder, x, title, num_steps):
@@ -122,17 +130,15 @@ def _open(folder, x, title, num_steps):
     return saved, int(kept.step), kept.x
 
 
-def _pieces(
-    start: int, num_steps: int, chunk: int, title: str, progress: bool
-) -> Iterator[tuple[int, int]]:
+def _pieces(start: int, ends: list[int], title: str, progress: bool) -> Iterator[tuple[int, int]]:
     """Yields the first step and the number of steps of each piece, under a progress bar."""
     with tqdm.tqdm(
-        total=num_steps, initial=start, desc=title, unit="step", disable=not progress
+        total=ends[-1], initial=start, desc=title, unit="step", disable=not progress
     ) as bar:
-        for step in range(start, num_steps, chunk):
-            length = min(chunk, num_steps - step)
-            yield step, length
-            bar.update(length)
+        for step, end in itertools.pairwise(ends):
+            if step >= start:
+                yield step, end - step
+                bar.update(end - step)
 
 
 def _slug(title: str) -> str:

@@ -187,23 +187,26 @@ def judge(
     model = Model(experiment, state.theta, state.phi)
     key_draw, key_corrupt = jax.random.split(experiment.report_key)
     (v,) = sampling.draw(
-        experiment, *model[1:], key_draw, num_samples=num_samples, progress=False
+        experiment, state.theta, state.phi, key_draw, num_samples=num_samples, progress=False
     ).panels.values()
     extract = features.classifier_extractor(
         dataset, workdir / "classifier.npz", seed=0, progress=False
     )
-    energy = partial(experiment.energy.apply, model.theta)
-    energies = model.map(energy, test)
+    energies = model.map(_energy, test)
     shuffled = image_outliers.corrupted_images(key_corrupt, dataset, test)[_SHUFFLED]
     figures = {
         "data_energy": energies.mean(),
-        "energy_gap": model.map(energy, v).mean() - energies.mean(),
+        "energy_gap": model.map(_energy, v).mean() - energies.mean(),
         "frechet": metrics.frechet_distance_of_features(
             extract(dataset.images(v)), extract(dataset.images(test))
         ),
-        "auroc": metrics.auroc(-model.map(energy, shuffled), -energies),
+        "auroc": metrics.auroc(-model.map(_energy, shuffled), -energies),
     }
     return figures, dataset.images(v[:_SHOWN])
+
+
+def _energy(model, v):
+    return model.experiment.energy.apply(model.theta, v)
 
 
 def _markdown(rows):

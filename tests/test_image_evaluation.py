@@ -44,13 +44,18 @@ def deep():
     return Model(experiment, state.theta, state.phi)
 
 
-def gaussian_model(*, offset=0.0, dataset=None):
-    """E = ½‖v‖² + ½‖h - v‖²: p(v) is N(0, I) but for log Z, p(h|v) = N(v, I); q has an offset."""
+def gaussian_model(*, offset=0.0, dataset=None, traced=None):
+    """E = ½‖v‖² + ½‖h - v‖²: p(v) is N(0, I) but for log Z, p(h|v) = N(v, I); q has an offset.
+
+    A list ``traced`` gets the shape of v at each trace of q.
+    """
 
     def energy(theta, v, h):
         return 0.5 * jnp.sum(v**2) + 0.5 * jnp.sum((h - v) ** 2)
 
     def posterior(phi, v):
+        if traced is not None:
+            traced.append(v.shape)
         return distributions.Normal(v + phi, jnp.zeros(v.shape))
 
     experiment = SimpleNamespace(
@@ -163,6 +168,16 @@ def test_extractors_of_the_user(tmp_path, monkeypatch):
 def test_extractors_are_checked(function, message):
     with pytest.raises(ValueError, match=f"extractor mine: {message}"):
         features.Extractor("mine", function)(_images(3, 4, 4))
+
+
+def test_digests_tell_what_extractors_compute():
+    images = _images(5, 4, 4)
+    digests = [
+        features.Extractor(name, lambda x, scale=scale: scale * x.mean((1, 2))).digest(images)
+        for name, scale in (("a", 1), ("a", 1), ("a", 1.001), ("b", 1))
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
 
 
 # Samples
@@ -282,10 +297,26 @@ def test_rows_are_all_or_a_random_part():
 
 def test_functions_of_single_examples_are_mapped_in_batches(deep):
     v, keys = np.arange(230.0, dtype=np.float32), jax.random.split(KEY, 230)
-    found = deep.map(lambda v, key: {"y": (2 * v, jax.random.uniform(key, (3,)))}, v, keys)
+    found = deep.map(lambda _, v, key: {"y": (2 * v, jax.random.uniform(key, (3,)))}, v, keys)
     np.testing.assert_array_equal(found["y"][0], 2 * v)
     expected = jax.vmap(lambda key: jax.random.uniform(key, (3,)))(keys)
     np.testing.assert_array_equal(found["y"][1], expected)
+
+
+def test_functions_of_single_examples_are_compiled_once_for_any_number():
+    traced = []
+
+    def scale(model, v):
+        traced.append(v.shape)
+        return model.theta * v
+
+    first, second = (Model(None, theta, None) for theta in (2.0, 3.0))
+    for num in (230, 100, 7):
+        v = np.arange(num, dtype=np.float32)
+        np.testing.assert_array_equal(first.map(scale, v), 2 * v)
+    assert traced == [()]
+    np.testing.assert_array_equal(second.map(scale, v), 3 * v)  # parameters of its own
+    assert traced == [(), ()]
 
 
 def test_latents_are_probed_beside_pixels():
@@ -420,6 +451,23 @@ def test_detection_by_a_known_density():
         image_outliers.detect(gaussian_model(), huge, KEY, test=test, progress=False)
 
 
+def test_other_images_and_probed_splits_share_a_program():
+    test = np.random.default_rng(0).normal(size=(30, 2)).astype(np.float32)
+    few, many = [], []
+    for traced, others in ((few, {"a": test[:3]}), (many, dict.fromkeys("abcd", test[:9]))):
+        model = gaussian_model(traced=traced)
+        image_outliers.detect(model, others, KEY, test=test, progress=False)
+    assert few == many
+    assert few
+    traced = []
+    model = gaussian_model(dataset=labelled(60, (2, 4, 1)), traced=traced)
+    image_latents.probe_latents(
+        model, train_rows=np.arange(50), test_rows=np.arange(40), progress=False
+    )
+    image_latents.latent_means(model, model.experiment.dataset.test)
+    assert traced == [(2, 4, 1)]
+
+
 def plain(seed, event_shape, image_shape):
     v = np.random.default_rng(seed).random((20, *event_shape))
     return data.Dataset("plain", train=v, validation=v, test=v, image_shape=image_shape)
@@ -477,6 +525,7 @@ def test_images_of_files(tmp_path):
         ({"x": np.ones((3, 10, 6))}, r"got \(3, 10, 6, 1\)"),
         ({"x": np.ones((3, 8, 6, 3))}, r"got \(3, 8, 6, 3\)"),
         ({"x": np.ones((3, 48))}, r"got \(3, 48\)"),
+        ({"x": np.ones(())}, r"images\.npz: images must have shape .*, got \(\)"),
         ({"x": images[:0]}, r"got \(0, 8, 6, 1\)"),
         ({"x": images * 2}, r"images must be bytes, or floats in \[0, 1\]"),
         ({"x": images * np.nan}, r"images must be bytes, or floats in \[0, 1\]"),
@@ -673,6 +722,29 @@ def test_judge(run, classifier_file, tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert "seed is 0 there, 1 here" in done.stderr
+
+
+def test_judge_measures_distances_anew_when_the_extractor_has_changed(run, tmp_path):
+    out, extractor = tmp_path / "judge", tmp_path / "mine.py"
+    options = {"workdir": run, "out": out, "num_samples": 4, "num_test": 8, "num_train": 20}
+    options["extractor"] = f"{extractor}:features"
+
+    def distances(statistic):
+        extractor.write_text(f"def features(images):\n    return images.{statistic}((2, 3))\n")
+        done = run_binary("judge", options, switches=["--noprogress"])
+        assert done.returncode == 0, done.stderr
+        figures = json.loads((out / "image_evaluation.json").read_text())
+        return [row["frechet_distance"] for row in figures["sample_quality"]]
+
+    means = distances("mean")
+    (cell,) = (out / "cells").glob("quality_*.json")
+    kept = json.loads(cell.read_text())
+    kept[0]["frechet_distance"] = 12345.0
+    cell.write_text(json.dumps(kept))
+    assert distances("mean") == [12345.0, *means[1:]]
+    variances = distances("var")
+    assert len(variances) == len(means) == 3
+    assert not set(variances) & {12345.0, *means}
 
 
 def test_judge_does_not_write_over_the_run(run):

@@ -127,6 +127,28 @@ def test_image_panels_title_each_grid():
         jbism.plotting.image_panels({"a": np.zeros((1, 2, 2))}, per_row=0)
 
 
+@pytest.mark.parametrize(
+    ("num", "columns"),
+    [(1, 1), (4, 2), (7, 7), (8, 4), (11, 8), (16, 4), (36, 6), (64, 8), (72, 9)],
+)
+def test_image_panels_are_full_where_they_can_be(num, columns):
+    figure = jbism.plotting.image_panels({"a": _images(num, 4, 4)}, pixels=4)
+    height, width = figure.axes[0].images[0].get_array().shape[:2]
+    assert (height // 9, width // 9) == (-(-num // columns), columns)
+
+
+@pytest.mark.parametrize("num", [1, 4])
+def test_image_panels_have_a_title_above_theirs(num):
+    panels = {f"{i}\nof {num}": _images(2, 4, 4) for i in range(num)}
+    title = "what all of these panels show, and then some more"
+    figure = jbism.plotting.image_panels(panels, columns=1, title=title)
+    head, *texts = figure.texts
+    assert head.get_text().split() == title.split()
+    assert [text.get_text() for text in texts] == list(panels)  # broken where they say
+    assert _inside_page_and_apart(figure)
+    assert all(text.get_window_extent().y1 < head.get_window_extent().y0 for text in texts)
+
+
 def test_image_panels_in_rows_hold_what_they_hold_side_by_side():
     images = np.linspace(0, 1, 3 * 2 * 4 * 4).reshape(3, 2, 4, 4)
     panels = dict(zip("abc", images, strict=True))

@@ -72,20 +72,20 @@ START = {"a": jnp.ones(2, jnp.int32), "key": KEY}
 
 
 def run(store, title="a chain", x=START, of=(KEY, 1.0, "settings"), **options):
-    return store.run(grow, x, 25, title, of=of, **({"chunk": 10} | options))["a"].tolist()
+    return store.run(grow, x, 25, title, of=of, **({"num_pieces": 3} | options))["a"].tolist()
 
 
 def test_a_killed_chain_goes_on_and_a_finished_one_stays(tmp_path, pieces, capsys):
     whole = run(ChainStore())
-    assert pieces.steps == [10, 10, 5]
+    assert pieces.steps == [8, 8, 9]
     store = ChainStore(tmp_path, "report")
     pieces.killed(lambda: run(store), after=2)
     assert run(ChainStore(tmp_path, "report")) == whole
-    assert pieces.steps == [5]
+    assert pieces.steps == [9]
     assert run(ChainStore(tmp_path, "report")) == whole
-    assert pieces.steps == [5]
+    assert pieces.steps == [9]
     assert capsys.readouterr().out.splitlines() == [
-        "a chain: resuming from step 20 of 25",
+        "a chain: resuming from step 16 of 25",
         "a chain: resuming from step 25 of 25",
     ]
 
@@ -98,7 +98,7 @@ def test_a_killed_chain_goes_on_and_a_finished_one_stays(tmp_path, pieces, capsy
         {"of": (jax.random.key(1), 1.0, "settings")},
         {"of": (KEY, 2.0, "settings")},
         {"of": (KEY, 1.0, "other settings")},
-        {"chunk": 5},
+        {"num_pieces": 5},
     ],
 )
 def test_other_chains_of_the_name_are_removed(tmp_path, pieces, change):
@@ -108,9 +108,9 @@ def test_other_chains_of_the_name_are_removed(tmp_path, pieces, change):
     assert run(store, **change) == run(ChainStore(), **change)
     pieces.steps = []
     run(store)
-    assert pieces.steps == [10, 10, 5]
+    assert pieces.steps == [8, 8, 9]
     run(store, title="another chain")
-    assert pieces.steps == [10, 10, 5]
+    assert pieces.steps == [8, 8, 9]
     assert len(list((tmp_path / "chains" / "report" / "a-chain").iterdir())) == 1
 
 
@@ -122,7 +122,7 @@ def test_a_damaged_state_is_begun_anew_and_says_so(tmp_path, pieces, capsys):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:-1])
     assert run(store) == run(ChainStore())
-    assert pieces.steps[:3] == [10, 10, 5]
+    assert pieces.steps[:3] == [8, 8, 9]
     assert capsys.readouterr().out.startswith("a chain: starting anew, for what was kept is damage")
     pieces.steps = []
     run(store)
@@ -162,7 +162,7 @@ def test_states_are_kept_by_the_clock_and_at_the_end(tmp_path, monkeypatch):
         now[0] += 25.0
         return x
 
-    ChainStore(tmp_path).run(slow, jnp.zeros(1), 8, "slow", of=(), chunk=1)
+    ChainStore(tmp_path).run(slow, jnp.zeros(1), 8, "slow", of=(), num_pieces=8)
     assert saved == [3, 6, 8]
 
 
@@ -191,7 +191,7 @@ def test_gibbs_chains_resume(tmp_path, pieces):
     whole = draw()
     pieces.killed(lambda: draw(ChainStore(tmp_path)), after=2)
     same_arrays(draw(ChainStore(tmp_path)), whole)
-    assert pieces.steps == [50]
+    assert pieces.steps == [84]
 
 
 @pytest.mark.parametrize("name", ["digits_deep", "digits_rbm"])
@@ -204,10 +204,10 @@ def test_annealed_importance_sampling_resumes(name, deep, tmp_path, pieces):
         return evaluation.evaluate(experiment, theta, phi, KEY, store=store)
 
     whole = evaluate()
-    assert pieces.steps == [10, 10, 10, 5]
+    assert pieces.steps == [8, 9, 9, 9]
     pieces.killed(lambda: evaluate(ChainStore(tmp_path)), after=3)
     assert evaluate(ChainStore(tmp_path)) == whole
-    assert pieces.steps == [5]
+    assert pieces.steps == [9]
 
 
 def test_samples_to_be_judged_resume_within_their_batch(deep, tmp_path, pieces):
@@ -268,9 +268,9 @@ def test_a_killed_process_samples_what_it_would_have(deep, tmp_path):
         )
         return done, [int(line) for line in log.read_text().split()]
 
-    killed, steps = process(5)
+    killed, steps = process(6)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert steps == [100, 100, 50, 100, 100]
+    assert steps == [62, 63, 62, 63, 83, 83]
     out = workdir / "samples"
     assert not (out / "samples.npz").exists()
     assert len(list((out / "chains" / "sample").iterdir())) == 2
@@ -278,10 +278,10 @@ def test_a_killed_process_samples_what_it_would_have(deep, tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.findall(r"(.*): resuming from step (\d+) of 250\n", done.stdout) == [
         ("Langevin (v, h)", "250"),
-        ("inpainting", "200"),
+        ("inpainting", "166"),
     ]
-    assert steps[0] == 50
-    assert len(steps) == 8  # of 13
+    assert steps[0] == 84
+    assert len(steps) == 8  # of 14
     assert not (out / "chains").exists()
     whole = tmp_path / "whole"
     whole.mkdir()

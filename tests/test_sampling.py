@@ -12,7 +12,7 @@ import pytest
 
 from experiments import image_report, image_sampling, report, sampling
 from experiments.builders import build, load_config
-from experiments.chains import LangevinChains
+from experiments.chains import Frames, LangevinChains
 from experiments.resumable import CHUNK
 from experiments.validation import ConfigError
 from jbism import samplers
@@ -63,7 +63,7 @@ def test_frames_of_the_joint_chains_are_prefixes_of_one_run(experiment, theta, c
     v_ten, h_ten = run(KEY, theta, v, h, chains.schedule[:10])
     v_end, h_end = run(KEY, theta, v_ten, h_ten, chains.schedule[10:], start=10)
     assert len(chains.schedule) == 20
-    assert frames.titles == ["start", "step 10 T=12.9", "step 20 T=0", "denoised"]
+    assert frames.titles == ["start", "step 10, T = 12.9", "step 20, T = 0", "denoised"]
     np.testing.assert_array_equal(frames.images[0], v[:2])
     np.testing.assert_array_equal(frames.images[1], v_ten[:2])
     np.testing.assert_array_equal(frames.images[2], v_end[:2])
@@ -74,11 +74,20 @@ def test_frames_of_the_joint_chains_are_prefixes_of_one_run(experiment, theta, c
     assert none is None
 
 
+def test_stages_are_evenly_spread(chains, monkeypatch):
+    v, h = jnp.full((4, 8, 8, 1), 0.5), jnp.zeros((4, 4))
+    for most in (100, 2):  # a stage a piece, and after two
+        monkeypatch.setattr("experiments.chains.CHUNK", most)
+        _, frames = chains.joint(KEY, v, h, "", num_chains=1, num_stages=8)
+        steps = [int(title.split()[1].rstrip(",")) for title in frames.titles[1:-1]]
+        assert steps == [2, 5, 8, 11, 14, 17, 20]
+
+
 def test_more_stages_than_steps_are_all_steps(chains):
     v, h = jnp.full((4, 8, 8, 1), 0.5), jnp.zeros((4, 4))
     _, frames = chains.joint(KEY, v, h, "", num_chains=1, num_stages=50)
     assert len(frames.titles) == len(frames.images) == 22
-    assert frames.titles[1] == "step 1 T=100"
+    assert frames.titles[1] == "step 1, T = 100"
 
 
 # Interpolations
@@ -321,25 +330,32 @@ def test_pictures_show_what_was_drawn_under_its_name(experiment):
     samples = sampling.Samples({}, interpolations=interpolations, inpaintings=inpaintings)
     figures = image_report.draw(experiment.dataset, samples)
     assert figures["frames.png"] is None
+    line = "v given h on the line from h of a to h of b"
     titles = {
         name: [text.get_text().replace("\n", " ") for text in figure.texts]
         for name, figure in figures.items()
         if figure is not None
     }
     assert titles == {
-        "interpolations.png": ["image a", "h of a", "50% of b", "h of b", "image b"],
+        "interpolations.png": [line, "image a", "h of a", "50% of b", "h of b", "image b"],
         "inpaintings.png": ["original", "missing", "draw 1", "draw 2"],
     }
     noised = sampling.Samples({}, interpolations=interpolations._replace(start_noise=0.5))
     assert image_report.arrays(noised)["interpolation_start_noise"] == 0.5
     figure = image_report.draw(experiment.dataset, noised)["interpolations.png"]
     assert [text.get_text().replace("\n", " ") for text in figure.texts] == [
+        f"{line}; chains start on the line from image a to image b, with noise of scale 0.5",
         "image a",
-        "h of a from a + 0.5 noise",
+        "h of a",
         "50% of b",
-        "h of b from b + 0.5 noise",
+        "h of b",
         "image b",
     ]
+    frames = Frames(["start", "step 1,000, T = 1.5"], np.zeros((2, 3, 8, 8, 1)))
+    figure = image_report.draw(experiment.dataset, sampling.Samples({}, frames=frames))[
+        "frames.png"
+    ]
+    assert [text.get_text() for text in figure.texts] == ["start", "step 1,000\nT = 1.5"]
     original, missing, *_ = (
         np.asarray(axes.images[0].get_array()) for axes in figures["inpaintings.png"].axes
     )

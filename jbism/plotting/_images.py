@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jbism import _checks
-from jbism.plotting._tiles import CHARACTER, LINE, MARGIN, checked, page, tile
+from jbism.plotting._tiles import CHARACTER, LINE, MARGIN, checked, full_columns, page, tile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,14 +64,21 @@ def image_grid(
 
 
 def image_panels(
-    panels: Mapping[str, Any], *, columns: int = 8, pixels: int = 48, per_row: int | None = None
+    panels: Mapping[str, Any],
+    *,
+    columns: int | None = None,
+    title: str | None = None,
+    pixels: int = 48,
+    per_row: int | None = None,
 ) -> Figure:
     """Draws several grids of images side by side, each under its name.
 
     Args:
       panels: images by name, such as data and two kinds of samples; each as in
         :func:`image_grid`.
-      columns: number of images a row of each grid.
+      columns: number of images a row of each grid; by default that of a full and about square grid,
+        or eight where there is none.
+      title: text above all.
       pixels: the longer side of an image on the page, about.
       per_row: number of grids side by side; all by default.
 
@@ -91,13 +98,12 @@ def image_panels(
         raise ValueError("panels must hold at least one set of images, got none")
     if per_row is not None:
         _checks.integer("per_row", per_row, minimum=1)
-    return page(
-        [
-            (name, tile(checked(f"panels[{name!r}]", images), columns, pixels))
-            for name, images in panels.items()
-        ],
-        per_row=per_row,
-    )
+    canvases = []
+    for name, given in panels.items():
+        images = checked(f"panels[{name!r}]", given)
+        shown = full_columns(len(images)) if columns is None else columns
+        canvases.append((name, tile(images, shown, pixels)))
+    return page(canvases, title=title, per_row=per_row)
 
 
 def reconstructions(

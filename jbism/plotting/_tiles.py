@@ -32,6 +32,14 @@ def checked(name: str, images: Any) -> np.ndarray:
     return np.broadcast_to(images.clip(0, 1), (*images.shape[:-1], 3))
 
 
+def full_columns(num: int) -> int:
+    """Returns how many images a row make a full grid of ``num``, as square as can be.
+
+    Where it would be more than four times as wide as high, as of primes, rows have eight.
+    """
+    return next((n for n in range(1, num + 1) if num <= n**2 <= 4 * num and num % n == 0), 8)
+
+
 def tile(
     images: np.ndarray,
     columns: int,
@@ -62,17 +70,25 @@ def tile(
 def page(
     panels: Sequence[tuple[str | None, np.ndarray]],
     *,
+    title: str | None = None,
     left: int = MARGIN,
     per_row: int | None = None,
 ) -> Figure:
-    """Returns a figure that shows each (title, canvas) pixel by pixel, side by side in rows."""
+    """Returns a figure that shows each (title, canvas) pixel by pixel, side by side in rows.
+
+    Above all stands ``title``. Titles break where they are too long, and at their newlines.
+    """
     per_row = len(panels) if per_row is None else per_row
     rows = [_Row(panels[i : i + per_row]) for i in range(0, len(panels), per_row)]
     width = left + max(sum(row.widths) + 2 * MARGIN * (len(row.widths) - 1) for row in rows)
-    width += MARGIN
-    height = sum(row.height for row in rows) + MARGIN
+    head = _lines(title, width - left)
+    width = max(width, *(left + CHARACTER * len(line) for line in head), 0) + MARGIN
+    above = MARGIN + LINE * len(head) if head else 0
+    height = above + sum(row.height for row in rows) + MARGIN
     figure = new_figure(width, height)
-    above = 0
+    if head:
+        corner = left / width, 1 - MARGIN / height
+        figure.text(*corner, "\n".join(head), fontsize=10, va="top", linespacing=1.2)
     for row in rows:
         x, top = left, above + row.top
         for lines, panel_width, canvas in zip(row.titles, row.widths, row.canvases, strict=True):
@@ -94,16 +110,19 @@ class _Row:
 
     def __init__(self, panels):
         self.canvases = [canvas for _, canvas in panels]
-        self.titles = [
-            textwrap.wrap(title or "", max(12, canvas.shape[1] // CHARACTER))
-            for title, canvas in panels
-        ]
+        self.titles = [_lines(title, canvas.shape[1]) for title, canvas in panels]
         self.widths = [
             max(canvas.shape[1], *(CHARACTER * len(line) for line in lines), 0)
             for lines, canvas in zip(self.titles, self.canvases, strict=True)
         ]
         self.top = MARGIN + LINE * max(map(len, self.titles))
         self.height = self.top + max(len(canvas) for canvas in self.canvases)
+
+
+def _lines(title, width):
+    """Breaks a title at its newlines and after a dozen letters, or more as the width allows."""
+    letters = max(12, width // CHARACTER)
+    return [line for part in (title or "").split("\n") for line in textwrap.wrap(part, letters)]
 
 
 def _halves(spare):
