@@ -312,6 +312,19 @@ def test_npz_with_a_test_split(tmp_path, digits):
     _assert_is(dataset, _padded(train), train_labels, _padded(test), test_labels, num_validation=2)
 
 
+@pytest.mark.parametrize("splits", [("",), ("_train", "_test")])
+def test_npz_with_a_column_of_labels(tmp_path, splits):
+    images, labels = _pixels(40, 32, 32, 3), np.repeat(np.arange(10), 4)
+    datasets = []
+    for y in (labels, labels[:, None]):
+        arrays = {f"x{split}": images for split in splits} | {f"y{split}": y for split in splits}
+        np.savez(tmp_path / "any.npz", **arrays)
+        datasets.append(jbism.data.cifar10(tmp_path, num_validation=10, num_test=20))
+    for split in ("train", "validation", "test"):
+        for name in (split, f"{split}_labels"):
+            np.testing.assert_array_equal(*(getattr(dataset, name) for dataset in datasets))
+
+
 @pytest.mark.parametrize("num_test", [1, 4])
 def test_num_test_keeps_the_first_of_the_own_test_split(tmp_path, digits, num_test):
     _write_idx(tmp_path, digits, zipped=True)
@@ -330,7 +343,12 @@ _X, _Y = _pixels(6, 28, 28), _labels(6)
         ({"x": _X.astype(float)}, r"one uint8 array of images, but holds x float64 \(6, 28, 28\)"),
         ({"x": _X, "z": _X}, "one uint8 array of images, but holds x .*, z "),
         ({"x": _X, "y": _Y, "z": _Y}, "one integer array of labels"),
-        ({"x": _X, "y": _Y[:5]}, r"y must be integer labels of shape \(6,\), got uint8 \(5,\)"),
+        ({"x": _X, "y": _Y[:5]}, r"y must be integer labels of shape \(6,\) .*, got uint8 \(5,\)"),
+        ({"x": _X, "y": _Y * 1.0}, r"y is neither .* nor integer labels .*, got float64 \(6,\)"),
+        ({"x": _X, "y": _Y > 4}, r"y is neither .*, got bool \(6,\)"),
+        ({"x": _X, "y": np.eye(10, dtype=np.uint8)[_Y]}, r"y is neither .*, got uint8 \(6, 10\)"),
+        ({"x": _X, "y": _Y, "z": _Y * 1.0}, r"z is neither .*, got float64 \(6,\)"),
+        ({"x_train": _X, "x_test": _X, "labels": _Y}, "labels is none of x_train, .*, got uint8"),
         ({"x_train": _X, "x_test": _X, "y_test": _Y}, "both of y_train and y_test or neither"),
         ({"x_train": _X, "x_test": _X[0]}, r"x_test must be uint8 images .* \(28, 28\)"),
         ({"x_train": _X, "x_test": _X, "y_train": _Y, "y_test": _Y * 1.0}, "y_test .* float64"),

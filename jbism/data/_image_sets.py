@@ -31,9 +31,9 @@ def mnist(
       data_dir: the folder that holds the data, directly or in ``mnist`` or ``MNIST/raw``: the four
         idx files, gzipped or not; or images as ``train|test/<class>/*.png`` (or ``.jpg``); or one
         ``*.npz`` with ``x_train``, ``y_train``, ``x_test``, ``y_test``, or with one array of images
-        and one of labels. Folders of classes, and archives without a test split, are put in an
-        order in which the classes alternate. With tfds, its own ``data_dir``, by default
-        ``~/tensorflow_datasets``.
+        and one of labels; labels are integers ``[n]`` or ``[n, 1]``. Folders of classes, and
+        archives without a test split, are put in an order in which the classes alternate. With
+        tfds, its own ``data_dir``, by default ``~/tensorflow_datasets``.
       source: ``"files"`` reads those files, ``"tfds"`` what tensorflow-datasets has prepared in a
         format with random access, and ``"auto"`` the files if ``data_dir`` has any, else tfds.
       num_validation: number of validation examples.
