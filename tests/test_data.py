@@ -336,6 +336,12 @@ def test_freyface_names_what_the_file_lacks(ff, tmp_path, variables, message):
 
 
 def test_freyface_names_garbled_and_missing_files(tmp_path):
+    with pytest.raises(TypeError, match="data_dir must be str or PathLike, got int"):
+        jbism.data.freyface(3)
+    with pytest.raises(
+        FileNotFoundError, match=r"^no Frey face file: data_dir '.*' does not exist"
+    ):
+        jbism.data.freyface(tmp_path / "absent")
     with pytest.raises(FileNotFoundError) as error:
         jbism.data.freyface(tmp_path)
     for part in (str(tmp_path / "frey_rawface.mat"), str(tmp_path / "frey"), "https://"):

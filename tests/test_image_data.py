@@ -655,6 +655,7 @@ def test_nothing_anywhere_says_what_to_do(tfds, tmp_path, name):
             rf"^no [\w-]+\. Get .* put what you get in {re.escape(own_folder)}", message
         )
         assert (", unpack the zip and put" in message) == (name == "celeba")
+        assert ("--config.data.dir" in message) == (source == "tfds")
         tfds_advice = f"Or, with tensorflow installed, tfds.data_source({_TFDS_NAMES[name]!r}, "
         assert (tfds_advice in message) == (source != "files")
         assert (f"Looked in {tmp_path / name}, " in message) == (source != "tfds")
@@ -687,7 +688,8 @@ def test_nothing_there_names_folders_and_patterns_once(tmp_path, name, looked_in
     with pytest.raises(FileNotFoundError) as error:
         getattr(jbism.data, name)(tmp_path, source="files")
     message = str(error.value)
-    assert message.endswith(f"Looked in {looked_in.format(tmp_path)} for {patterns}")
+    assert f". Looked in {looked_in.format(tmp_path)} for {patterns}. " in message
+    assert message.endswith(f". {tmp_path} holds nothing")
     assert "directly" not in message
     (tmp_path / "0.JPG").touch()
     with pytest.raises(FileNotFoundError) as error:
@@ -695,6 +697,35 @@ def test_nothing_there_names_folders_and_patterns_once(tmp_path, name, looked_in
     assert f". {tmp_path} holds images directly: move them to {tmp_path / belong}. " in str(
         error.value
     )
+
+
+@pytest.mark.parametrize("source", ["auto", "files", "tfds"])
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "celeba"])
+def test_a_folder_that_does_not_exist_is_called_so_first(tfds, tmp_path, name, source):
+    loader = getattr(jbism.data, name)
+    with pytest.raises(FileNotFoundError) as error:
+        loader(tmp_path / "absent", source=source)
+    message = str(error.value)
+    assert re.match(rf"no [\w-]+: data_dir '{tmp_path}/absent' does not exist\. Get ", message)
+    assert ("tensorflow" in message) == (source == "tfds")
+    assert "Looked in" not in message
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match=r"^no [\w-]+: data_dir '.*/file' is no folder\. "):
+        loader(tmp_path / "file", source=source)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "celeba"])
+def test_files_of_another_data_set_are_listed_and_not_to_be_unpacked(tmp_path, digits, name):
+    _write_idx(tmp_path, digits, zipped=True)
+    if name == "celeba":
+        (tmp_path / "cifar-10-python.tar.gz").touch()
+    with pytest.raises(FileNotFoundError) as error:
+        getattr(jbism.data, name)(tmp_path, source="files")
+    message = str(error.value)
+    assert "Unpack" not in message
+    files = sorted(path.name for path in tmp_path.iterdir())
+    more = " and 1 more" if len(files) == 5 else ""
+    assert message.endswith(f". {tmp_path} holds {', '.join(files[:4])}{more}")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "celeba"])
@@ -731,6 +762,9 @@ def test_source_is_checked(name):
         getattr(jbism.data, name)(source="web")
     with pytest.raises(ValueError, match=r"data_dir must name the folder that holds .*, got None"):
         getattr(jbism.data, name)(source="files")
+    for source in ("auto", "files", "tfds"):
+        with pytest.raises(TypeError, match="data_dir must be str or PathLike, got int"):
+            getattr(jbism.data, name)(3, source=source)
 
 
 def test_freyface_builder_holds_the_frames_of_the_file(tfds, tmp_path):

@@ -47,6 +47,7 @@ def mnist(
     Raises:
       FileNotFoundError: no source has it.
       ImportError: tensorflow-datasets or Pillow is needed and not installed.
+      TypeError: ``data_dir`` is no path.
       ValueError: an option is wrong, or a file damaged.
 
     Example:
@@ -80,6 +81,7 @@ def fashion_mnist(
     Raises:
       FileNotFoundError: no source has it.
       ImportError: tensorflow-datasets or Pillow is needed and not installed.
+      TypeError: ``data_dir`` is no path.
       ValueError: an option is wrong, or a file damaged.
 
     Example:
@@ -115,6 +117,7 @@ def cifar10(
     Raises:
       FileNotFoundError: no source has it.
       ImportError: tensorflow-datasets or Pillow is needed and not installed.
+      TypeError: ``data_dir`` is no path.
       ValueError: an option is wrong, or a file damaged.
 
     Example:
@@ -208,6 +211,7 @@ def _read(image_set, data_dir, source):
     raise not_found(
         image_set.title,
         image_set.name,
+        data_dir=data_dir,
         folders=folders,
         patterns=f"{image_set.own_files}, train|test/<class>/*.png|jpg, *.npz",
         image_folder="train/<class>",
