@@ -615,7 +615,7 @@ def test_tfds_default_folder_is_its_own(prepared, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
     tfds = sys.modules["tensorflow_datasets"]
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(data_dir))
-    dataset = jbism.data.load("cifar10", key=jax.random.key(0), num_validation=2)
+    dataset = jbism.data.load("cifar10", num_validation=2)
     np.testing.assert_array_equal(np.sort(dataset.test, axis=0), np.sort(written["cifar10"][2], 0))
 
 
