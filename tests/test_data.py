@@ -336,6 +336,12 @@ def test_freyface_names_what_the_file_lacks(ff, tmp_path, variables, message):
 
 
 def test_freyface_names_garbled_and_missing_files(tmp_path):
+    with pytest.raises(TypeError, match="data_dir must be str or PathLike, got int"):
+        jbism.data.freyface(3)
+    with pytest.raises(
+        FileNotFoundError, match=r"^no Frey face file: data_dir '.*' does not exist"
+    ):
+        jbism.data.freyface(tmp_path / "absent")
     with pytest.raises(FileNotFoundError) as error:
         jbism.data.freyface(tmp_path)
     for part in (str(tmp_path / "frey_rawface.mat"), str(tmp_path / "frey"), "https://"):
@@ -455,9 +461,12 @@ def test_load_draws_each_toy(name):
 def test_load_digits_and_errors():
     key = jax.random.key(0)
     with pytest.raises(ValueError, match=r"name must be one of 'checkerboard'.*'freyface'.*'cats'"):
-        jbism.data.load("cats", key=key)
+        jbism.data.load("cats")
+    for name in ("digits", "rings"):
+        with pytest.raises(TypeError, match=f"key must be a random key for {name}, got None"):
+            jbism.data.load(name)
     with pytest.raises(ValueError, match="data_dir must name the folder"):
-        jbism.data.load("freyface", key=key)
+        jbism.data.load("freyface")
     with pytest.raises(TypeError, match="num_arms"):
         jbism.data.load("rings", key=key, num_arms=3)
     pytest.importorskip("sklearn")

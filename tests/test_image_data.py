@@ -312,6 +312,19 @@ def test_npz_with_a_test_split(tmp_path, digits):
     _assert_is(dataset, _padded(train), train_labels, _padded(test), test_labels, num_validation=2)
 
 
+@pytest.mark.parametrize("splits", [("",), ("_train", "_test")])
+def test_npz_with_a_column_of_labels(tmp_path, splits):
+    images, labels = _pixels(40, 32, 32, 3), np.repeat(np.arange(10), 4)
+    datasets = []
+    for y in (labels, labels[:, None]):
+        arrays = {f"x{split}": images for split in splits} | {f"y{split}": y for split in splits}
+        np.savez(tmp_path / "any.npz", **arrays)
+        datasets.append(jbism.data.cifar10(tmp_path, num_validation=10, num_test=20))
+    for split in ("train", "validation", "test"):
+        for name in (split, f"{split}_labels"):
+            np.testing.assert_array_equal(*(getattr(dataset, name) for dataset in datasets))
+
+
 @pytest.mark.parametrize("num_test", [1, 4])
 def test_num_test_keeps_the_first_of_the_own_test_split(tmp_path, digits, num_test):
     _write_idx(tmp_path, digits, zipped=True)
@@ -330,7 +343,12 @@ _X, _Y = _pixels(6, 28, 28), _labels(6)
         ({"x": _X.astype(float)}, r"one uint8 array of images, but holds x float64 \(6, 28, 28\)"),
         ({"x": _X, "z": _X}, "one uint8 array of images, but holds x .*, z "),
         ({"x": _X, "y": _Y, "z": _Y}, "one integer array of labels"),
-        ({"x": _X, "y": _Y[:5]}, r"y must be integer labels of shape \(6,\), got uint8 \(5,\)"),
+        ({"x": _X, "y": _Y[:5]}, r"y must be integer labels of shape \(6,\) .*, got uint8 \(5,\)"),
+        ({"x": _X, "y": _Y * 1.0}, r"y is neither .* nor integer labels .*, got float64 \(6,\)"),
+        ({"x": _X, "y": _Y > 4}, r"y is neither .*, got bool \(6,\)"),
+        ({"x": _X, "y": np.eye(10, dtype=np.uint8)[_Y]}, r"y is neither .*, got uint8 \(6, 10\)"),
+        ({"x": _X, "y": _Y, "z": _Y * 1.0}, r"z is neither .*, got float64 \(6,\)"),
+        ({"x_train": _X, "x_test": _X, "labels": _Y}, "labels is none of x_train, .*, got uint8"),
         ({"x_train": _X, "x_test": _X, "y_test": _Y}, "both of y_train and y_test or neither"),
         ({"x_train": _X, "x_test": _X[0]}, r"x_test must be uint8 images .* \(28, 28\)"),
         ({"x_train": _X, "x_test": _X, "y_train": _Y, "y_test": _Y * 1.0}, "y_test .* float64"),
@@ -597,7 +615,7 @@ def test_tfds_default_folder_is_its_own(prepared, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
     tfds = sys.modules["tensorflow_datasets"]
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(data_dir))
-    dataset = jbism.data.load("cifar10", key=jax.random.key(0), num_validation=2)
+    dataset = jbism.data.load("cifar10", num_validation=2)
     np.testing.assert_array_equal(np.sort(dataset.test, axis=0), np.sort(written["cifar10"][2], 0))
 
 
@@ -637,6 +655,7 @@ def test_nothing_anywhere_says_what_to_do(tfds, tmp_path, name):
             rf"^no [\w-]+\. Get .* put what you get in {re.escape(own_folder)}", message
         )
         assert (", unpack the zip and put" in message) == (name == "celeba")
+        assert ("--config.data.dir" in message) == (source == "tfds")
         tfds_advice = f"Or, with tensorflow installed, tfds.data_source({_TFDS_NAMES[name]!r}, "
         assert (tfds_advice in message) == (source != "files")
         assert (f"Looked in {tmp_path / name}, " in message) == (source != "tfds")
@@ -669,7 +688,8 @@ def test_nothing_there_names_folders_and_patterns_once(tmp_path, name, looked_in
     with pytest.raises(FileNotFoundError) as error:
         getattr(jbism.data, name)(tmp_path, source="files")
     message = str(error.value)
-    assert message.endswith(f"Looked in {looked_in.format(tmp_path)} for {patterns}")
+    assert f". Looked in {looked_in.format(tmp_path)} for {patterns}. " in message
+    assert message.endswith(f". {tmp_path} holds nothing")
     assert "directly" not in message
     (tmp_path / "0.JPG").touch()
     with pytest.raises(FileNotFoundError) as error:
@@ -677,6 +697,35 @@ def test_nothing_there_names_folders_and_patterns_once(tmp_path, name, looked_in
     assert f". {tmp_path} holds images directly: move them to {tmp_path / belong}. " in str(
         error.value
     )
+
+
+@pytest.mark.parametrize("source", ["auto", "files", "tfds"])
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "celeba"])
+def test_a_folder_that_does_not_exist_is_called_so_first(tfds, tmp_path, name, source):
+    loader = getattr(jbism.data, name)
+    with pytest.raises(FileNotFoundError) as error:
+        loader(tmp_path / "absent", source=source)
+    message = str(error.value)
+    assert re.match(rf"no [\w-]+: data_dir '{tmp_path}/absent' does not exist\. Get ", message)
+    assert ("tensorflow" in message) == (source == "tfds")
+    assert "Looked in" not in message
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match=r"^no [\w-]+: data_dir '.*/file' is no folder\. "):
+        loader(tmp_path / "file", source=source)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "celeba"])
+def test_files_of_another_data_set_are_listed_and_not_to_be_unpacked(tmp_path, digits, name):
+    _write_idx(tmp_path, digits, zipped=True)
+    if name == "celeba":
+        (tmp_path / "cifar-10-python.tar.gz").touch()
+    with pytest.raises(FileNotFoundError) as error:
+        getattr(jbism.data, name)(tmp_path, source="files")
+    message = str(error.value)
+    assert "Unpack" not in message
+    files = sorted(path.name for path in tmp_path.iterdir())
+    more = " and 1 more" if len(files) == 5 else ""
+    assert message.endswith(f". {tmp_path} holds {', '.join(files[:4])}{more}")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "celeba"])
@@ -713,6 +762,9 @@ def test_source_is_checked(name):
         getattr(jbism.data, name)(source="web")
     with pytest.raises(ValueError, match=r"data_dir must name the folder that holds .*, got None"):
         getattr(jbism.data, name)(source="files")
+    for source in ("auto", "files", "tfds"):
+        with pytest.raises(TypeError, match="data_dir must be str or PathLike, got int"):
+            getattr(jbism.data, name)(3, source=source)
 
 
 def test_freyface_builder_holds_the_frames_of_the_file(tfds, tmp_path):

@@ -267,7 +267,13 @@ def assert_states_equal(actual, expected):
         np.testing.assert_array_equal(actual[name], expected[name])
 
 
-@pytest.mark.parametrize("source", [RUN, RUN_WITH_TRAINING, MODELS, BEST])
+DATA_PARALLEL_RUN = prefixed("module.", RUN)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [RUN, RUN_WITH_TRAINING, MODELS, BEST, DATA_PARALLEL_RUN, {"model": DATA_PARALLEL_RUN}],
+)
 def test_every_layout_holds_both_parts(source):
     assert_states_equal(interop.read_state_dict(source, "energy"), ENERGY)
     assert_states_equal(interop.read_state_dict(source, "posterior"), POSTERIOR)
@@ -339,6 +345,7 @@ TRUNK = ENERGY_NAMES[2020][0]
         ("gaussian_rbm", {0: ENERGY["W"]}, TypeError, "a name in state must be str, got int"),
         ("gaussian_rbm", without(ENERGY, "log_std"), ValueError, "sigma must be given"),
         ("gaussian_rbm", without(ENERGY, "b_h"), ValueError, "state lacks 'b_h'"),
+        ("gaussian_rbm", prefixed("net.", ENERGY), ValueError, "state lacks 'W'; .* is 'net.b_h',"),
         ("gaussian_rbm", ENERGY | {"c": np.zeros(1)}, ValueError, "no Gaussian RBM has: 'c'"),
         ("gaussian_rbm", ENERGY | {"W": np.zeros(3)}, ValueError, r"state\['W'\] must have shape"),
         (
@@ -432,7 +439,10 @@ def test_bad_options_name_the_argument():
 
 def test_reading_a_file_without_pytorch_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ModuleNotFoundError, match=r"needs torch: pip install 'jbism\[torch\]'"):
+    with pytest.raises(FileNotFoundError, match=r"run\.pth"):
+        interop.read_state_dict(tmp_path / "run.pth", "energy")
+    (tmp_path / "run.pth").touch()
+    with pytest.raises(ModuleNotFoundError, match=r'needs torch: pip install "\.\[torch\]"'):
         interop.read_state_dict(tmp_path / "run.pth", "energy")
 
 
@@ -607,8 +617,3 @@ def test_files_without_a_state_dict_are_refused(torch, tmp_path, write):
     write(torch, tmp_path / "file.pth")
     with pytest.raises(ValueError, match="source must"):
         interop.read_state_dict(tmp_path / "file.pth", "energy")
-
-
-def test_a_missing_file_is_named(torch, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"missing\.pth"):
-        interop.read_state_dict(tmp_path / "missing.pth", "energy")

@@ -271,6 +271,14 @@ def test_bad_input_names_the_argument(call, error, match):
         call()
 
 
+@pytest.mark.parametrize(
+    "objective", [losses.SM(), losses.SSM(), losses.DSM(0.1), losses.MDSM(0.1, 3.0, 0.1)]
+)
+def test_only_floating_data_are_corrupted(objective):
+    with pytest.raises(TypeError, match="v must have a floating dtype, got uint8"):
+        objective.corrupt(jax.random.key(0), np.zeros((4, 2), np.uint8))
+
+
 def test_mdsm_refuses_a_batch_that_it_cannot_spread_sigma_over():
     with pytest.raises(ValueError, match="at least 2 examples"):
         losses.MDSM(0.1, 3.0, 0.1).corrupt(jax.random.key(0), jnp.zeros((1, 2)))

@@ -58,6 +58,7 @@ def celeba(
     Raises:
       FileNotFoundError: no source has it, or images of the partition are missing.
       ImportError: tensorflow-datasets or Pillow is needed and not installed.
+      TypeError: ``data_dir`` is no path.
       ValueError: an option is wrong, the partition is damaged, or an image cannot be read; lazily,
         the last comes when it is taken.
 
@@ -121,6 +122,7 @@ def _open(data_dir, source):
     raise not_found(
         "CelebA",
         "celeb_a",
+        data_dir=data_dir,
         folders=folders,
         patterns=f"{_IMAGES}/*.png|jpg",
         image_folder=_IMAGES,

@@ -5,7 +5,9 @@ import pathlib
 
 import numpy as np
 
+from jbism import _checks
 from jbism.data._dataset import Dataset
+from jbism.data._sources import missing_folder
 
 _FILE = "frey_rawface.mat"
 _SHAPE = (560, 1965)
@@ -25,6 +27,7 @@ def freyface(data_dir: str | os.PathLike[str]) -> Dataset:
     Raises:
       FileNotFoundError: neither file is there.
       ImportError: scipy is not installed.
+      TypeError: ``data_dir`` is no path.
       ValueError: the file cannot be read, or does not hold the array it should.
 
     Example:
@@ -41,6 +44,7 @@ def freyface(data_dir: str | os.PathLike[str]) -> Dataset:
 
 def read_frames(data_dir: str | os.PathLike[str]) -> np.ndarray:
     """Returns the frames of the file below ``data_dir``, uint8 ``[1965, 28, 20]``."""
+    _checks.instance("data_dir", data_dir, (str, os.PathLike))
     return np.ascontiguousarray(_read(_find(pathlib.Path(data_dir))).T).reshape(-1, 28, 20)
 
 
@@ -49,9 +53,10 @@ def _find(data_dir):
     for path in candidates:
         if path.is_file():
             return path
+    reason = missing_folder(data_dir) or f"looked for {candidates[0]} and {candidates[1]}"
     raise FileNotFoundError(
-        f"no Frey face file: looked for {candidates[0]} and {candidates[1]}. Get {_FILE} from "
-        f"https://cs.nyu.edu/~roweis/data/{_FILE} and put it there."
+        f"no Frey face file: {reason}. Get {_FILE} from https://cs.nyu.edu/~roweis/data/{_FILE} "
+        "and put it there."
     )
 
 

@@ -31,9 +31,9 @@ def mnist(
       data_dir: the folder that holds the data, directly or in ``mnist`` or ``MNIST/raw``: the four
         idx files, gzipped or not; or images as ``train|test/<class>/*.png`` (or ``.jpg``); or one
         ``*.npz`` with ``x_train``, ``y_train``, ``x_test``, ``y_test``, or with one array of images
-        and one of labels. Folders of classes, and archives without a test split, are put in an
-        order in which the classes alternate. With tfds, its own ``data_dir``, by default
-        ``~/tensorflow_datasets``.
+        and one of labels; labels are integers ``[n]`` or ``[n, 1]``. Folders of classes, and
+        archives without a test split, are put in an order in which the classes alternate. With
+        tfds, its own ``data_dir``, by default ``~/tensorflow_datasets``.
       source: ``"files"`` reads those files, ``"tfds"`` what tensorflow-datasets has prepared in a
         format with random access, and ``"auto"`` the files if ``data_dir`` has any, else tfds.
       num_validation: number of validation examples.
@@ -47,6 +47,7 @@ def mnist(
     Raises:
       FileNotFoundError: no source has it.
       ImportError: tensorflow-datasets or Pillow is needed and not installed.
+      TypeError: ``data_dir`` is no path.
       ValueError: an option is wrong, or a file damaged.
 
     Example:
@@ -80,6 +81,7 @@ def fashion_mnist(
     Raises:
       FileNotFoundError: no source has it.
       ImportError: tensorflow-datasets or Pillow is needed and not installed.
+      TypeError: ``data_dir`` is no path.
       ValueError: an option is wrong, or a file damaged.
 
     Example:
@@ -115,6 +117,7 @@ def cifar10(
     Raises:
       FileNotFoundError: no source has it.
       ImportError: tensorflow-datasets or Pillow is needed and not installed.
+      TypeError: ``data_dir`` is no path.
       ValueError: an option is wrong, or a file damaged.
 
     Example:
@@ -208,6 +211,7 @@ def _read(image_set, data_dir, source):
     raise not_found(
         image_set.title,
         image_set.name,
+        data_dir=data_dir,
         folders=folders,
         patterns=f"{image_set.own_files}, train|test/<class>/*.png|jpg, *.npz",
         image_folder="train/<class>",

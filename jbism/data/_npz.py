@@ -6,17 +6,20 @@ import numpy as np
 
 from jbism.data._raw import RawImages, by_class
 
+_SPLIT = ("x_train", "y_train", "x_test", "y_test")
+
 
 def read_npz(folder: pathlib.Path) -> RawImages | None:
     """Returns the images of the only ``*.npz`` of ``folder``, None if there is none.
 
     Either it holds ``x_train`` and ``x_test``, with ``y_train`` and ``y_test`` where there are
     labels. Or it holds one uint8 array of images ``[n, height, width]`` or ``[n, height, width,
-    channels]`` and at most one integer array ``[n]``, the labels, whatever their names (commonly
-    ``x`` and ``y``); then there is no test split apart, and the order is that of `by_class`.
+    channels]`` and at most one integer array ``[n]`` or ``[n, 1]``, the labels, whatever their
+    names (commonly ``x`` and ``y``); then there is no test split apart, and the order is that of
+    `by_class`.
 
     Raises:
-      ValueError: there are several archives, or it cannot be read, or does not hold that.
+      ValueError: there are several archives, or it cannot be read, or does not hold just that.
     """
     paths = sorted(folder.glob("*.npz"))
     if not paths:
@@ -27,17 +30,19 @@ def read_npz(folder: pathlib.Path) -> RawImages | None:
     (path,) = paths
     arrays = _load(path)
     if "x_train" in arrays and "x_test" in arrays:
+        _check_all_used(path, arrays, _SPLIT, f"none of {', '.join(_SPLIT)}")
         train, train_labels = _named(path, arrays, "train")
         test, test_labels = _named(path, arrays, "test")
         if (train_labels is None) != (test_labels is None):
             raise ValueError(f"{path} must hold both of y_train and y_test or neither")
         return RawImages(str(path), train, train_labels, test, test_labels)
-    key = _only(path, arrays, "uint8 array of images", 1, _is_images)
-    images = _images(path, key, arrays[key])
-    key = _only(path, arrays, "integer array of labels", 0, _is_labels)
-    if key is None:
+    x = _only(path, arrays, "uint8 array of images", 1, _is_images)
+    y = _only(path, arrays, "integer array of labels", 0, _is_labels)
+    _check_all_used(path, arrays, (x, y), "neither uint8 images nor integer labels (n,) or (n, 1)")
+    images = _images(path, x, arrays[x])
+    if y is None:
         return RawImages(str(path), images, None, None, None)
-    labels = _labels(path, key, arrays[key], len(images))
+    labels = _labels(path, y, arrays[y], len(images))
     order = by_class(labels)
     return RawImages(str(path), images[order], labels[order], None, None)
 
@@ -63,7 +68,13 @@ def _is_images(x):
 
 
 def _is_labels(x):
-    return np.issubdtype(x.dtype, np.integer) and x.ndim == 1
+    return np.issubdtype(x.dtype, np.integer) and (x.ndim == 1 or x.shape[1:] == (1,))
+
+
+def _check_all_used(path, arrays, used, what):
+    for key, x in arrays.items():
+        if key not in used:
+            raise ValueError(f"{path}: {key} is {what}, got {x.dtype} {x.shape}")
 
 
 def _only(path, arrays, what, at_least, accepts):
@@ -85,6 +96,7 @@ def _images(path, key, x):
 def _labels(path, key, y, number):
     if not _is_labels(y) or len(y) != number:
         raise ValueError(
-            f"{path}: {key} must be integer labels of shape ({number},), got {y.dtype} {y.shape}"
+            f"{path}: {key} must be integer labels of shape ({number},) or ({number}, 1), "
+            f"got {y.dtype} {y.shape}"
         )
-    return y
+    return y.reshape(number)

@@ -1,6 +1,6 @@
 """Parameters of other implementations: reads what the papers' PyTorch code saved.
 
-Only reading a file needs PyTorch, the extra ``jbism[torch]``.
+Only reading a file needs PyTorch: ``pip install ".[torch]"`` where this package was cloned.
 """
 
 from jbism.interop._deep_eblvm import from_published_deep_eblvm

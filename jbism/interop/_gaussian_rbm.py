@@ -33,6 +33,7 @@ def from_published_gaussian_rbm(
       -4.0
     """
     arrays = Arrays(state)
+    weights = arrays.take("W", (None, None))  # first: without it this is another state
     learned = "log_std" in arrays
     if learned and sigma is not None:
         raise ValueError(f"sigma must be None, since state holds the learned one, got {sigma!r}")
@@ -40,7 +41,6 @@ def from_published_gaussian_rbm(
         raise ValueError("sigma must be given, since state holds no 'log_std'")
     if sigma is not None:
         _checks.positive("sigma", sigma)
-    weights = arrays.take("W", (None, None))
     dim_v, num_hidden = weights.shape
     params = {
         "weights": weights,

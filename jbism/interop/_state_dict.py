@@ -12,6 +12,8 @@ from jbism.interop._arrays import as_numpy
 # What each part is called in a run's state dict (2020) and among a checkpoint's models (2021).
 _PARTS = {"energy": ("model", "lvm"), "posterior": ("q", "q")}
 
+_DATA_PARALLEL = "module."  # what PyTorch puts before the names of what it replicates
+
 
 def read_state_dict(
     source: str | os.PathLike | Mapping[str, Any], part: str, *, averaged: bool = False
@@ -21,7 +23,8 @@ def read_state_dict(
     Understood are what the code of Bao et al. (2020) writes, a state dict of the whole run with or
     without the state of its training; what that of Bao et al. (2021) writes, state dicts by model
     with or without their moving averages; and the state dict of one module alone, which is
-    returned whole. Nothing but tensors and plain containers is unpickled.
+    returned whole. Of a run that was data-parallel as a whole the ``module.`` before every name is
+    left out. Nothing but tensors and plain containers is unpickled.
 
     Args:
       source: the path of a file that ``torch.save`` wrote, which needs PyTorch, or what it holds.
@@ -72,6 +75,8 @@ def _among_models(content, name, part, averaged):
 
 def _of_run(run, name, part):
     """The entries of one part, or all where none is called after a part."""
+    if all(key.startswith(_DATA_PARALLEL) for key in run):
+        run = {key.removeprefix(_DATA_PARALLEL): value for key, value in run.items()}
     heads = {key.partition(".")[0] for key in run}
     if not heads & {head for head, _ in _PARTS.values()}:
         return run
@@ -82,11 +87,13 @@ def _of_run(run, name, part):
 
 
 def _load(path):
+    os.stat(path)  # a missing file comes before a missing package
     try:
         import torch
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "reading a checkpoint needs torch: pip install 'jbism[torch]'", name=error.name
+            'reading a checkpoint needs torch: pip install ".[torch]" where jbism was cloned',
+            name=error.name,
         ) from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

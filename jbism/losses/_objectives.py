@@ -48,6 +48,7 @@ class CleanObjective:
 
     def corrupt(self, key: Key, v: Array) -> Corrupted:  # noqa: ARG002
         """Returns v as it is; no noise is drawn."""
+        v = _checks.floating("v", v)
         return Corrupted(v, jnp.zeros_like(v), jnp.zeros(v.shape[:1], v.dtype))
 
     def lower_weight(self, corrupted: Corrupted) -> Array:
@@ -149,6 +150,7 @@ class DSM:
 
     def corrupt(self, key: Key, v: Array) -> Corrupted:
         """Draws ε and returns v + σε."""
+        v = _checks.floating("v", v)
         noise = _random.normal(key, v.shape, v.dtype)
         sigma = jnp.full(v.shape[:1], self.sigma, v.dtype)
         return Corrupted(v + self.sigma * noise, noise, sigma)
@@ -213,6 +215,7 @@ class MDSM:
 
     def corrupt(self, key: Key, v: Array) -> Corrupted:
         """Draws ε and returns v + σ_i ε."""
+        v = _checks.floating("v", v)
         if v.shape[0] == 1 and self.sigma_min < self.sigma_max:
             raise ValueError("v must hold at least 2 examples for MDSM to spread σ over, got 1")
         noise = _random.normal(key, v.shape, v.dtype)

@@ -18,7 +18,8 @@ def frechet_distance(
     ‖m_a - m_b‖² + tr(C_a + C_b - 2 (C_a C_b)^½) = ‖m_a - m_b‖² + min_U ‖F_a - F_b U‖², with
     C = F Fᵀ and U orthogonal (Dowson and Landau, 1982). The second form is a sum of squares: it
     keeps small distances, is never negative and takes singular covariances. In NumPy's double
-    precision; the same number, to the bit, for exchanged arguments, and 0 for equal ones.
+    precision; the same number, to the bit, for exchanged arguments, and 0 for equal ones. Of two
+    sets of examples, `frechet_distance_of_features` takes the means and covariances itself.
 
     Args:
       mean_a: [d].
