@@ -163,9 +163,9 @@ def _dataset(config, key):
     name = config.data.name
     section = name if name in config.data else "toy"
     directory = config.data.dir or None
-    if name == "freyface" and directory is None:
-        raise ConfigError("config.data.dir must name the folder that holds Frey face")
     options = {key: x for key, x in config.data[section].items() if x != -1}
+    if directory is None and (name == "freyface" or options.get("source") == "files"):
+        raise ConfigError(f"config.data.dir must name the folder that holds {name}")
     with naming(f"config.data.{name}" if name in config.data else "config.data"):
         try:
             dataset = data.load(name, key=key, data_dir=directory, **options)

@@ -530,6 +530,10 @@ REFUSED = {
     "data.name": ({"data.name": "mnist99"}, "config.data: name must be one of 'checkerboard'"),
     "data.toy.num_test": ({"data.toy.num_test": 0}, "config.data: num_test must be"),
     "data.dir": ({"data.name": "freyface"}, "config.data.dir must name the folder"),
+    "data.dir of files": (
+        {"data.name": "mnist", "data.mnist.source": "files"},
+        "config.data.dir must name the folder that holds mnist",
+    ),
     "energy.name": ({"energy.name": "rbm"}, "config.energy.name must be one of 'gaussian_rbm'"),
     "energy.num_hidden": (
         {"energy.gaussian_rbm.num_hidden": 0},
