@@ -549,6 +549,7 @@ import gc, os, signal, sys, time
 from experiments import _main
 
 number = signal.Signals[sys.argv.pop()]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
 
 def collecting(phase, info):
     if phase == "start":
