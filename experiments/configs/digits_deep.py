@@ -21,18 +21,19 @@ def get_config():
     config.objective.mdsm.sigma_max = 2.0
     config.divergence.name = "fisher"
     config.hypergradient.name = "first_order"
-    config.train.num_steps = 4_000
+    config.train.num_steps = 3_500
     config.train.steps_per_call = 50
     config.train.ema_decay = 0.995
     for optimizer in (config.theta_optimizer, config.phi_optimizer):
         optimizer.learning_rate = 1e-3
         optimizer.schedule = "cosine"
-        optimizer.decay_steps = 4_000
+        optimizer.decay_steps = 3_500
         optimizer.final_learning_rate = 1e-5
     config.log.log_every = 50
     config.log.checkpoint_every = 1_000
     config.sampling.name = "langevin"
     config.sampling.langevin.latent_step_size = 0.1
+    config.sampling.langevin.annealed_steps = 1_000
     config.evaluation.use_ema = True
     config.evaluation.num_examples = 200
     config.evaluation.ais_chains = 32
