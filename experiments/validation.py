@@ -22,6 +22,22 @@ _SAMPLERS_OF = {
     "marginal": ("langevin",),
     "gaussian_decoder": ("generator", "langevin"),
 }
+_OPTIMIZER_OPTIONS = {
+    "adam": {
+        "b1": _checks.fraction,
+        "b2": _checks.fraction,
+        "eps": _checks.non_negative,
+        "eps_root": _checks.non_negative,
+    },
+    "sgd": {"momentum": _checks.fraction},
+    "muon": {
+        "beta": _checks.fraction,
+        "consistent_rms": _checks.positive,
+        "adam_b1": _checks.fraction,
+        "adam_b2": _checks.fraction,
+        "adam_eps_root": _checks.non_negative,
+    },
+}
 _METHODS = (
     "bism",
     "vages",
@@ -146,13 +162,9 @@ def _check_devices(config):
 def _check_optimizer(section, path):
     rate = _checks.positive(f"{path}.learning_rate", section.learning_rate)
     _checks.non_negative(f"{path}.clip_norm", section.clip_norm)
-    _checks.positive(f"{path}.muon.consistent_rms", section.muon.consistent_rms)
-    for key in ("adam.b1", "adam.b2", "sgd.momentum", "muon.beta", "muon.adam_b1", "muon.adam_b2"):
-        name, option = key.split(".")
-        _checks.fraction(f"{path}.{key}", section[name][option])
-    for key in ("adam.eps", "adam.eps_root", "muon.adam_eps_root"):
-        name, option = key.split(".")
-        _checks.non_negative(f"{path}.{key}", section[name][option])
+    for name, options in _OPTIMIZER_OPTIONS.items():
+        for option, check in options.items():
+            check(f"{path}.{name}.{option}", section[name][option])
     _checks.one_of(f"{path}.schedule", section.schedule, ("constant", "cosine"))
     if section.schedule == "cosine":
         _checks.integer(f"{path}.decay_steps", section.decay_steps, minimum=1)

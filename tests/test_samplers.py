@@ -351,33 +351,12 @@ def test_inpainting_under_noise_ends_at_the_values_as_the_temperature_falls():
 )
 def test_inpainting_under_noise_errors(option):
     with pytest.raises(ValueError, match=next(iter(option))):
-        samplers.langevin_inpaint(
-            KEY,
-            THETA,
-            V,
-            H,
-            jnp.ones(V.shape, bool),
-            TEMPERATURES,
-            energy=quartic,
-            step_size=0.1,
-            **option,
-        )
+        LANGEVIN["inpaint"](KEY, THETA, V, H, TEMPERATURES, **option)
 
 
 def test_inpainting_refuses_a_traced_noise_scale():
     def run(sigma):
-        missing = jnp.ones(V.shape, bool)
-        return samplers.langevin_inpaint(
-            KEY,
-            THETA,
-            V,
-            H,
-            missing,
-            TEMPERATURES,
-            energy=quartic,
-            step_size=0.1,
-            noise_scale=sigma,
-        )
+        return LANGEVIN["inpaint"](KEY, THETA, V, H, TEMPERATURES, noise_scale=sigma)
 
     with pytest.raises(TypeError, match="noise_scale must be a number, got the traced"):
         jax.jit(run)(0.1)
@@ -385,18 +364,7 @@ def test_inpainting_refuses_a_traced_noise_scale():
 
 def test_inpainting_takes_observed_values_in_the_dtype_of_the_chains():
     v, h = V.astype(jnp.bfloat16), jax.tree.map(lambda x: x.astype(jnp.bfloat16), H)
-    v_new, _ = samplers.langevin_inpaint(
-        KEY,
-        THETA,
-        v,
-        h,
-        jnp.zeros(V.shape, bool),
-        TEMPERATURES,
-        energy=quartic,
-        step_size=0.1,
-        observed=V,
-        noise_scale=0.1,
-    )
+    v_new, _ = LANGEVIN["inpaint"](KEY, THETA, v, h, TEMPERATURES, observed=V, noise_scale=0.1)
     assert v_new.dtype == jnp.bfloat16
 
 
