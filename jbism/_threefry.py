@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import random as jax_generators
 
-from jbism.typing import Array, Key
+from jbism.typing import Key
 
 # Of Threefry-2x32 with 20 rounds (Salmon et al., 2011).
 _ROTATIONS = np.array([(13, 15, 26, 6), (17, 29, 16, 24)], np.uint32)
