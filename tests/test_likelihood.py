@@ -12,7 +12,7 @@ import pytest
 
 from jbism import likelihood
 from jbism.energies import GaussianRBM, LinearGaussian
-from jbism.likelihood._ais_hmc import _hmc_step
+from jbism.likelihood._ais_hmc import Density, Point, hmc_step
 from tests import oracles
 
 KEY = jax.random.key(0)
@@ -448,10 +448,36 @@ def test_hmc_rejects_a_trajectory_without_density(outside):
     def log_density(z):
         return jnp.where(jnp.sum(z**2) < 1.0, -jnp.sum(z), outside)
 
-    z = jnp.zeros(2)
-    new_z, acceptance = _hmc_step(KEY, z, log_density, 100.0, 3)
-    np.testing.assert_array_equal(new_z, z)
+    def evaluate(z):
+        return Point(z, *jax.value_and_grad(lambda z: -log_density(z))(z))
+
+    density = Density(evaluate, lambda point: -point.energy, lambda point: -point.gradient)
+    start = evaluate(jnp.zeros(2))
+    end, acceptance = hmc_step(KEY, start, density, 100.0, 3)
+    chex.assert_trees_all_equal(end, start)
     assert float(acceptance) == 0.0
+
+
+@pytest.mark.parametrize("num_leapfrog_steps", [1, 5])
+def test_a_transition_evaluates_the_energy_once_a_leapfrog_step(num_leapfrog_steps):
+    num_chains, num_temperatures, calls = 5, 7, []
+
+    def energy(x):
+        jax.debug.callback(lambda _: calls.append(1), x)
+        return jnp.sum(x**2)
+
+    likelihood.ais_hmc(
+        KEY,
+        energy=energy,
+        base_mean=jnp.zeros(2),
+        base_scale=jnp.ones(2),
+        num_chains=num_chains,
+        num_temperatures=num_temperatures,
+        num_leapfrog_steps=num_leapfrog_steps,
+    )
+    jax.effects_barrier()
+    of_pilot, of_chains = num_temperatures, num_temperatures - 1
+    assert len(calls) == num_chains * (2 + (of_pilot + of_chains) * num_leapfrog_steps)
 
 
 def test_hmc_ais_of_an_energy_with_a_bounded_support():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -50,7 +51,7 @@ def ais_hmc(
         wider than the model is safe; a narrower one spreads the weights.
       num_chains: independent chains, at least 2.
       num_temperatures: values of β, 0 and 1 among them, at least 2.
-      num_leapfrog_steps: gradients a transition, at least 1.
+      num_leapfrog_steps: gradients a transition, at least 1; it takes no others.
       target_acceptance: mean acceptance the pilot steers to, in (0, 1).
       sharding: how the chains, one axis, are laid out over devices, such as
         ``NamedSharding(mesh, PartitionSpec("chains"))``; on one device by default. num_chains must
@@ -112,25 +113,42 @@ def ais_hmc_pieces(
     betas = jnp.linspace(0.0, 1.0, num_temperatures, dtype=mean.dtype)
     log_volume = jnp.sum(jnp.log(scale))
 
-    def log_density(z, beta):
-        e = _checks.scalar("energy(x)", energy(unravel(mean + scale * z))).astype(z.dtype)
+    def energy_of(z):
+        return _checks.scalar("energy(x)", energy(unravel(mean + scale * z))).astype(z.dtype)
+
+    def evaluate(z):
+        return Point(z, *jax.value_and_grad(energy_of)(z))
+
+    def log_density(point, beta):
+        z = point.z
         base = -0.5 * jnp.sum(z**2) - 0.5 * z.size * math.log(2.0 * math.pi)
         # An energy may be infinite: the base knows nothing of it.
-        return (1.0 - beta) * base + jnp.where(beta == 0.0, 0.0, beta * (log_volume - e))
+        model = jnp.where(beta == 0.0, 0.0, beta * (log_volume - point.energy))
+        return (1.0 - beta) * base + model
 
-    def hmc(key, z, beta, step_size):
-        return _hmc_step(key, z, lambda z: log_density(z, beta), step_size, num_leapfrog_steps)
+    def slope(point, beta):
+        return -(1.0 - beta) * point.z - jnp.where(beta == 0.0, 0.0, beta * point.gradient)
 
-    def transition(key, x, point):
-        z, total_acceptance = x
-        z, acceptance = hmc(key, z, *point)
-        return z, total_acceptance + acceptance
+    def hmc(key, point, beta, step_size):
+        density = Density(evaluate, partial(log_density, beta=beta), partial(slope, beta=beta))
+        return hmc_step(key, point, density, step_size, num_leapfrog_steps)
+
+    def transition(key, x, at):
+        point, total_acceptance = x
+        point, acceptance = hmc(key, point, *at)
+        return point, total_acceptance + acceptance
+
+    def from_base(key, count, sharding):
+        z = _random.normal(key, (count, mean.size), mean.dtype)
+        return jax.vmap(evaluate)(_layout.place(z, sharding))
 
     def init(key):
         key_pilot_base, key_pilot, key_base, key_chains = _random.split(key, 4)
-        pilot = _begin_pilot(key_pilot, key_pilot_base, betas, num_chains, mean.size, sharding)
-        z = _layout.place(_random.normal(key_base, (num_chains, mean.size), mean.dtype), sharding)
-        return begin(key_chains, (z, jnp.zeros_like(z[:, 0])), mean.dtype, pilot)
+        count = min(num_chains, _PILOT_CHAINS)
+        points = from_base(key_pilot_base, count, _pilot_sharding(sharding, count))
+        pilot = _begin_pilot(key_pilot, points, betas)
+        points = from_base(key_base, num_chains, sharding)
+        return begin(key_chains, (points, jnp.zeros_like(points.energy)), mean.dtype, pilot)
 
     def walk_both(state, num_steps):
         ahead = num_steps + 1
@@ -141,7 +159,7 @@ def ais_hmc_pieces(
         return walk(
             state._replace(pilot=pilot),
             num_steps,
-            log_density=lambda x, point: log_density(x[0], point[0]),
+            log_density=lambda x, at: log_density(x[0], at[0]),
             transition=transition,
             path=(betas, pilot.step_sizes),
         )
@@ -153,62 +171,79 @@ def ais_hmc_pieces(
     return AISPieces(num_temperatures - 1, init, walk_both, summarize)
 
 
+class Point(NamedTuple):
+    """A chain in standard coordinates, with its energy there: no step evaluates it again."""
+
+    z: Array  # [dim]
+    energy: Array  # scalar
+    gradient: Array  # ∇_z E, [dim]
+
+
 class _Pilot(NamedTuple):
     """Chains that tune the step sizes, one temperature ahead of the chains that are weighed."""
 
     step: Array  # int32 scalar, temperatures seen
     key: Key
-    z: Array  # [chains, dim]
+    points: Point  # [chains, ...]
     log_step_size: Array  # scalar
     step_sizes: Array  # [temperatures], 0 where the pilot has not been
 
 
-def _hmc_step(key, z, log_density, step_size, num_steps):
-    """One trajectory from z; returns the next z and the acceptance probability."""
+class Density(NamedTuple):
+    """A density, log f up to a constant."""
+
+    evaluate: Callable[[Array], Point]
+    log_density: Callable[[Point], Array]
+    slope: Callable[[Point], Array]  # ∇_z log f, [dim]
+
+
+def hmc_step(
+    key: Key, start: Point, density: Density, step_size: Array | float, num_steps: int
+) -> tuple[Point, Array]:
+    """One trajectory of num_steps evaluations; returns where it ends and its acceptance."""
     key_momentum, key_jitter, key_accept = _random.split(key, 3)
-    momentum = _random.normal(key_momentum, z.shape, z.dtype)
-    spread = _random.uniform(key_jitter, (), z.dtype, 1.0 - _JITTER, 1.0 + _JITTER)
+    dtype = start.z.dtype
+    momentum = _random.normal(key_momentum, start.z.shape, dtype)
+    spread = _random.uniform(key_jitter, (), dtype, 1.0 - _JITTER, 1.0 + _JITTER)
     step_size = step_size * spread
-    value_and_grad = jax.value_and_grad(log_density)
 
     def leapfrog(state, _):
-        z, momentum, _, gradient = state
-        momentum += 0.5 * step_size * gradient
-        z += step_size * momentum
-        value, gradient = value_and_grad(z)
-        momentum += 0.5 * step_size * gradient
-        return (z, momentum, value, gradient), None
+        point, momentum = state
+        momentum += 0.5 * step_size * density.slope(point)
+        point = density.evaluate(point.z + step_size * momentum)
+        momentum += 0.5 * step_size * density.slope(point)
+        return (point, momentum), None
 
-    value, gradient = value_and_grad(z)
-    start = (z, momentum, value, gradient)
-    (new_z, new_momentum, new_value, _), _ = jax.lax.scan(leapfrog, start, length=num_steps)
-    gain = new_value - value + 0.5 * (jnp.sum(momentum**2) - jnp.sum(new_momentum**2))
+    (end, end_momentum), _ = jax.lax.scan(leapfrog, (start, momentum), length=num_steps)
+    gain = density.log_density(end) - density.log_density(start)
+    gain += 0.5 * (jnp.sum(momentum**2) - jnp.sum(end_momentum**2))
     # A trajectory that overflowed ends where the density is 0 or not a number: it is rejected.
     acceptance = jnp.where(jnp.isnan(gain), 0.0, jnp.exp(jnp.minimum(gain, 0.0)))
-    accepted = _random.uniform(key_accept, (), z.dtype) < acceptance
-    return jnp.where(accepted, new_z, z), acceptance
+    accepted = _random.uniform(key_accept, (), dtype) < acceptance
+    return jax.tree.map(partial(jnp.where, accepted), end, start), acceptance
 
 
-def _begin_pilot(key, key_base, betas, num_chains, dim, sharding):
-    z = _random.normal(key_base, (min(num_chains, _PILOT_CHAINS), dim), betas.dtype)
-    log_step_size = jnp.asarray(-0.25 * math.log(dim), z.dtype)  # acceptance is constant in ε dim^¼
-    z = _layout.place(z, _pilot_sharding(sharding, len(z)))
-    return _Pilot(jnp.zeros((), jnp.int32), key, z, log_step_size, jnp.zeros_like(betas))
+def _begin_pilot(key, points, betas):
+    dim = points.z.shape[1]
+    # Acceptance is constant in ε dim^¼.
+    log_step_size = jnp.asarray(-0.25 * math.log(dim), betas.dtype)
+    return _Pilot(jnp.zeros((), jnp.int32), key, points, log_step_size, jnp.zeros_like(betas))
 
 
 def _walk_pilot(pilot, num_steps, hmc, betas, target, sharding):
     """Anneals the pilot on, one step size a temperature."""
     transitions = jax.vmap(hmc, in_axes=(0, 0, None, None))
-    sharding = _pilot_sharding(sharding, len(pilot.z))
+    num_chains = pilot.points.z.shape[0]
+    sharding = _pilot_sharding(sharding, num_chains)
 
     def step(_, carry):
-        index, z, log_step_size, step_sizes = carry
-        keys = _random.split(_random.fold_in(pilot.key, index), z.shape[0])
-        z, acceptance = transitions(keys, z, betas[index], jnp.exp(log_step_size))
+        index, points, log_step_size, step_sizes = carry
+        keys = _random.split(_random.fold_in(pilot.key, index), num_chains)
+        points, acceptance = transitions(keys, points, betas[index], jnp.exp(log_step_size))
         if sharding is not None:  # summed in one order on however many devices
             acceptance = _layout.place(acceptance, NamedSharding(sharding.mesh, PartitionSpec()))
         log_step_size += _PILOT_GAIN * (jnp.mean(acceptance) - target)
-        return index + 1, z, log_step_size, step_sizes.at[index].set(jnp.exp(log_step_size))
+        return index + 1, points, log_step_size, step_sizes.at[index].set(jnp.exp(log_step_size))
 
     carry = (pilot.step, *pilot[2:])
     index, *rest = jax.lax.fori_loop(0, num_steps, step, carry)
