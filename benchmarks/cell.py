@@ -7,6 +7,7 @@ versions this is.
 import argparse
 import datetime
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from typing import Any
 
 from benchmarks.cores import pin_to_one_core, processor
 
-_SAMPLE_SECONDS = 0.05  # a timed sample lasts at least as long
+_SAMPLE_SECONDS = 0.1  # a timed sample lasts at least as long
 _MEBI = 2**20
 
 
@@ -47,7 +48,7 @@ def measure(suite: str, cell: dict[str, Any], repeats: int, *, clock: str) -> di
 
     Returns:
       A dictionary of JSON values: times in milliseconds and counts of one step of the suite's unit,
-      sizes in MiB; the rates are the best of their samples.
+      sizes in MiB; each sample has the rates that the machine had around it.
     """
     import jax
 
@@ -109,13 +110,14 @@ def _times(program, carry, repeats, clock):
     x, _ = timing.time_calls(product, x)
     y, _ = timing.time_calls(copy, y)
     samples, products, copies = [], [], []
-    for _ in range(repeats):
+    for i in range(repeats + 1):
         x, seconds = timing.time_calls(product, x)
         products.append(getattr(seconds, clock))
         y, seconds = timing.time_calls(copy, y)
         copies.append(getattr(seconds, clock))
-        carry, seconds = timing.time_calls(program, carry, calls)
-        samples.append(seconds)
+        if i < repeats:
+            carry, seconds = timing.time_calls(program, carry, calls)
+            samples.append(seconds)
     # Elsewhere the process's own time says nothing of the device's.
     cpu = [1e3 * seconds.cpu for seconds in samples]
     return {
@@ -123,12 +125,17 @@ def _times(program, carry, repeats, clock):
         "wall_ms": [1e3 * seconds.wall for seconds in samples],
         **({"cpu_ms": cpu} if jax.default_backend() == "cpu" else {}),
         "clock": clock,
-        "product_gflops": timing.product_flops(shape) / min(products) / 1e9,
-        "copy_gbytes": 2 * num_bytes / min(copies) / 1e9,
+        "product_gflops": _rates(timing.product_flops(shape), products),
+        "copy_gbytes": _rates(2 * num_bytes, copies),
         "resident_mib": _mebibytes(resident),
         "resident_growth_mib": _mebibytes(resident - before),
         "device_peak_mib": _mebibytes(device.get("peak_bytes_in_use")),
     }
+
+
+def _rates(work, seconds):
+    """The giga-units a second around each sample, of what was measured before it and after it."""
+    return [2e-9 * work / (before + after) for before, after in itertools.pairwise(seconds)]
 
 
 def _yardsticks(backend):

@@ -31,22 +31,27 @@ def roofline(row: Row) -> tuple[float, str] | None:
     """Returns which share of the machine's rate a row reaches, and what bounds it.
 
     The least time is that of the products at the rate of products or of the traffic at the rate of
-    copies, whichever is longer.
+    copies, whichever is longer; the share the median of the samples', each by the rates around it.
 
     Example:
       >>> row = {"clock": "cpu", "cpu_ms": [8.0, 10.0], "matmul_mflop": 400.0, "traffic_mb": 10.0}
-      >>> roofline({**row, "product_gflops": 100.0, "copy_gbytes": 10.0})
+      >>> roofline({**row, "product_gflops": [100.0, 80.0], "copy_gbytes": [10.0, 10.0]})
       (0.5, 'products')
     """
-    least = cost(row, "time")
-    if least is None or row["matmul_mflop"] is None:
+    if not times(row) or row["matmul_mflop"] is None:
         return None
-    bounds = {
-        "products": row["matmul_mflop"] / row["product_gflops"],
-        "memory": row["traffic_mb"] / row["copy_gbytes"],
+    shares = {
+        "products": row["matmul_mflop"] / _in_units(row, "product_gflops"),
+        "memory": row["traffic_mb"] / _in_units(row, "copy_gbytes"),
     }
-    kind = max(bounds, key=lambda name: bounds[name])
-    return bounds[kind] / least, kind
+    kind = max(shares, key=lambda name: shares[name])
+    return shares[kind], kind
+
+
+def _in_units(row, rate):
+    """A row's time as what the machine does in it: the median of the samples', by their rates."""
+    samples = zip(row[f"{row['clock']}_ms"], row[rate], strict=True)
+    return statistics.median(ms * rate for ms, rate in samples)
 
 
 @dataclass(frozen=True)
@@ -94,9 +99,9 @@ def fits(suite: Suite, rows: list[Row]) -> list[Fit]:
             growth = next(expected, None)
             for group in groups.values():
                 points = sorted(
-                    (row["cell"][parameter], y * _slowness(row, group, quantity))
+                    (row["cell"][parameter], y)
                     for row in group
-                    if (y := cost(row, quantity)) is not None
+                    if (y := _scaled_cost(row, group, quantity)) is not None
                 )
                 if len(points) > 1:
                     values, costs = map(list, zip(*points, strict=True))
@@ -105,12 +110,12 @@ def fits(suite: Suite, rows: list[Row]) -> list[Fit]:
     return found
 
 
-def _slowness(row, group, quantity):
-    """What scales a time to the median rate of products, for that of a shared machine varies."""
-    if quantity != "time":
-        return 1.0
-    rates = [other["product_gflops"] for other in group if times(other)]
-    return row["product_gflops"] / statistics.median(rates)
+def _scaled_cost(row, group, quantity):
+    """A cost, a time at the group's rate of products, for that of a shared machine varies."""
+    if quantity == "memory" or not times(row):
+        return cost(row, quantity)
+    rates = [rate for other in group if times(other) for rate in other["product_gflops"]]
+    return _in_units(row, "product_gflops") / statistics.median(rates)
 
 
 def _others(row, parameter):
@@ -200,7 +205,7 @@ def _target(row):
     target, gflops = row.get("target_ms"), row.get("target_gflops")
     if target is None or gflops is None or "product_gflops" not in row:
         return target
-    return target * gflops / row["product_gflops"]
+    return target * gflops / statistics.median(row["product_gflops"])
 
 
 def _roofline_text(row):
@@ -250,12 +255,11 @@ def caption(name: str, rows: list[Row], machine: dict[str, Any]) -> str:
         counts = sorted({len(times(row)) for row in timed})
         text += (
             f" Times are of one {suite.unit}, {clock}: median and least of "
-            f"{' or '.join(map(str, counts))} samples; spread: their middle half. Slopes and "
-            f"shares rest on the least, slopes scaled by the rate of products beside it. Beside "
-            f"them the machine multiplied at "
-            f"{_range(timed, 'product_gflops')} GFLOP/s and copied at "
-            f"{_range(timed, 'copy_gbytes')} GB/s read and written; of roofline: the longer of "
-            "what products and traffic take at these rates, as a share of the time."
+            f"{' or '.join(map(str, counts))} samples; spread: their middle half. Before and "
+            f"after each the machine multiplied at {_range(timed, 'product_gflops')} GFLOP/s and "
+            f"copied at {_range(timed, 'copy_gbytes')} GB/s read and written, medians of cells; "
+            "by these rates each sample has its share of the roofline, the longer of what products "
+            "and traffic take, and slopes their times."
         )
     text += (
         " MFLOP: of products and convolutions. MB moved: operands and results of all compiled "
@@ -274,7 +278,7 @@ def described(machine: dict[str, Any]) -> str:
 
 
 def _range(rows, key):
-    values = [row[key] for row in rows]
+    values = [statistics.median(row[key]) for row in rows]
     low, high = f"{min(values):.3g}", f"{max(values):.3g}"
     return low if low == high else f"{low} to {high}"
 

@@ -189,12 +189,12 @@ def _row(milliseconds, scratch=1.0):
     return {
         "date": "2000-01-01",
         "clock": "cpu",
-        "cpu_ms": [milliseconds, 1.1 * milliseconds],
-        "wall_ms": [milliseconds, 1.2 * milliseconds],
+        "cpu_ms": [milliseconds, 2.0 * milliseconds, milliseconds],
+        "wall_ms": [milliseconds, 2.2 * milliseconds, milliseconds],
         "matmul_mflop": 100.0,
         "traffic_mb": 1.0,
-        "product_gflops": 100.0,
-        "copy_gbytes": 10.0,
+        "product_gflops": [100.0, 50.0, 100.0],  # slower as its neighbours are
+        "copy_gbytes": [10.0, 5.0, 10.0],
         "temp_mib": scratch,
         "compile_seconds": 1.0,
     }
@@ -260,6 +260,25 @@ def test_share_of_the_roofline_is_of_the_longer_bound():
     assert sweep_report.roofline({**row, "matmul_mflop": None}) is None
 
 
+def test_a_slower_machine_changes_neither_shares_nor_slopes():
+    def slowed(row, factor):
+        times = {key: [factor * ms for ms in row[key]] for key in ("cpu_ms", "wall_ms")}
+        rates = {
+            key: [rate / factor for rate in row[key]] for key in ("product_gflops", "copy_gbytes")
+        }
+        return {**row, **times, **rates}
+
+    suite = suites.SUITES["hypergradients"]
+    case = suite.cases["neumann"].parameters
+    rows = [{"cell": {"case": "neumann", **case, "N": n}, **_row(10.0 + n)} for n in (1, 2, 5)]
+    uneven = [slowed(row, factor) for row, factor in zip(rows, (1.0, 1.7, 1.3), strict=True)]
+    assert [sweep_report.roofline(row) for row in uneven] == [
+        (pytest.approx(share), kind) for share, kind in map(sweep_report.roofline, rows)
+    ]
+    fit, *_ = sweep_report.fits(suite, uneven)
+    assert fit.slope == pytest.approx(1.0)
+
+
 # Cells as processes
 
 
@@ -285,8 +304,9 @@ def test_a_cell_that_lacks_memory_is_a_result(tmp_path):
     good, failed = results.read_rows(tmp_path / "out" / "estimators.jsonl")
     assert len(good["cpu_ms"]) == 2
     assert good["resident_mib"] > 50
-    assert good["product_gflops"] > 0
-    assert good["copy_gbytes"] > 0
+    for rate in ("product_gflops", "copy_gbytes"):
+        assert len(good[rate]) == 2
+        assert min(good[rate]) > 0
     assert "RESOURCE_EXHAUSTED" in failed["error"]
     assert "2 cells, 1 failed" in done.stderr
     assert "Failed: rbm_vaes, L = 200000000, batch = 1" in done.stdout
