@@ -271,13 +271,10 @@ def test_ais_in_chunks_of_chains():
         assert chunked.interval[0] - 0.02 < log_z < chunked.interval[1] + 0.02
         with pytest.raises(ValueError, match="chunk_size must divide the number of chains, 600, g"):
             ais(chunk_size=7)
+    wide = random_rbm(0, 6, 40) | {"num_temperatures": 100, "num_chains": 60_000}
     memory = [
         jax.jit(
-            lambda key, n=n: (
-                likelihood.ais_gaussian_rbm(
-                    key, **options, num_chains=60_000, chunk_size=n
-                ).log_partition
-            )
+            lambda key, n=n: likelihood.ais_gaussian_rbm(key, **wide, chunk_size=n).log_partition
         )
         .lower(KEY)
         .compile()
@@ -285,7 +282,7 @@ def test_ais_in_chunks_of_chains():
         .temp_size_in_bytes
         for n in (None, 600)
     ]
-    assert memory[1] < 0.5 * memory[0]
+    assert memory[1] < 0.2 * memory[0]
 
 
 def test_ais_is_unbiased_its_interval_covers_and_its_directions_bracket():

@@ -58,7 +58,7 @@ class GaussianRBM(nn.Module):
         """Returns E(v, h) for one v [D] and one h [H]."""
         w, b, c, log_sigma = self._parameters(v)
         _checks.shape("h", h, (self.num_hidden,))
-        return self._quadratic(v, b, log_sigma) - jnp.dot(c, h) - jnp.dot(v @ w, h)
+        return self._quadratic(v, b, log_sigma) - jnp.dot(c + v @ w, h)
 
     def free_energy(self, v: Array) -> Array:
         """Returns F(v) = ½‖(v - b)/σ‖² - Σ softplus(c + Wᵀv); log p(v) = -F(v) - log Z."""
