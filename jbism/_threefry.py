@@ -68,31 +68,34 @@ def _jax_rounds(key_0, key_1, x_0, x_1):
     return y_0 ^ zero, y_1 ^ zero
 
 
-def _hash(combine, key, x_0, x_1):
-    """The two words of the hash, combined to one array."""
+def _hash(combine, words, *operands):
+    """The two words of the hash of words(*operands), key and counts, combined to one array."""
 
-    def hashed(*words):
-        return combine(*_rounds(*words))
+    def hashed(*operands):
+        return combine(*_rounds(*words(*operands)))
 
-    def unhashed(key_0, key_1, x_0, x_1):
+    def unhashed(*operands):
+        key_0, key_1, x_0, x_1 = words(*operands)
         return combine(key_0 ^ x_0, key_1 ^ x_1)
 
     # A branch that the compiler cannot tell to be taken is one it fuses nothing into: left in the
     # open, the rounds would be repeated by each use of what is drawn.
-    def on_cpu(*words):
+    def on_cpu(*operands):
         always = jax.lax.optimization_barrier(np.bool_(True))
-        return jax.lax.cond(always, hashed, unhashed, *words)
+        return jax.lax.cond(always, hashed, unhashed, *operands)
 
-    def elsewhere(*words):
-        return combine(*_jax_rounds(*words))
+    def elsewhere(*operands):
+        return combine(*_jax_rounds(*words(*operands)))
 
-    words = key[0], key[1], x_0, x_1
-    return jax.lax.platform_dependent(*words, cpu=on_cpu, default=elsewhere)
+    return jax.lax.platform_dependent(*operands, cpu=on_cpu, default=elsewhere)
 
 
 def _hash_of_counts(combine, key, shape):
-    counts = jax.lax.iota(np.uint32, math.prod(shape)).reshape(shape)
-    return _hash(combine, key, jnp.zeros_like(counts), counts)
+    def words(key):
+        counts = jax.lax.iota(np.uint32, math.prod(shape)).reshape(shape)
+        return key[0], key[1], jnp.zeros_like(counts), counts
+
+    return _hash(combine, words, key)
 
 
 def _as_key(high, low):
@@ -116,8 +119,10 @@ def _split(key, shape):
 
 @jax.jit
 def _fold_in(key, data):
-    data = jnp.asarray(data, np.uint32)
-    return _hash(_as_key, key, jnp.zeros_like(data), data)
+    def words(key, data):
+        return key[0], key[1], jnp.zeros_like(data), data
+
+    return _hash(_as_key, words, key, jnp.asarray(data, np.uint32))
 
 
 @partial(jax.jit, static_argnums=(1, 2))
