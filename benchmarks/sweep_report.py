@@ -359,7 +359,7 @@ def _draw_bars(axis, rows, quantity):
         share = roofline(row) if quantity == "time" else None
         text = f" {value:.3g}" + (f" ({share[0]:.0%} of roofline)" if share else "")
         axis.text(value, i, text, va="center", fontsize=7)
-    axis.margins(x=0.8)
+    axis.margins(x=1.0)
     axis.grid(alpha=0.3, axis="x")
 
 
