@@ -30,6 +30,8 @@ from benchmarks.suites import SUITES, cells_of, parse_grid
 from experiments import _main
 from jbism.training import WorkdirError, lock_workdir, open_workdir
 
+_FORMAT = 2  # of the rows, one in a directory
+
 _SUITE = flags.DEFINE_enum("suite", None, list(SUITES), "What to measure.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Directory of the results; made if absent.", required=True)
 _CASES = flags.DEFINE_string("cases", None, "Comma-separated shell patterns, such as 'toy_*'.")
@@ -71,6 +73,7 @@ def _check_core():
 
 def _config(machine):
     return {
+        "format": _FORMAT,
         "machine": machine,
         "settings": {
             "repeats": 0 if _COMPILE_ONLY.value else _REPEATS.value,
