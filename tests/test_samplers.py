@@ -460,8 +460,9 @@ def test_frames_are_shorter_runs_and_change_nothing(name, every):
     for i in range(8):
         x = step(x, TEMPERATURES[i : i + 1], 3 + i)
         expected += [x] if (i + 1) % every == 0 else []
-    chex.assert_trees_all_equal(last, x)
-    chex.assert_trees_all_equal(frames, jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected))
+    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected)
+    # Compiled in loops of another length, the same steps round otherwise.
+    chex.assert_trees_all_close((last, frames), (x, expected), rtol=1e-5, atol=1e-6)
 
 
 def test_frames_are_what_is_observed_and_carry_derivatives(x64):
