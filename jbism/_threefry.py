@@ -63,7 +63,7 @@ def _rounds(key_0, key_1, x_0, x_1):
 
 def _jax_rounds(key_0, key_1, x_0, x_1):
     y_0, y_1 = jax_generators.threefry2x32_p.bind(key_0, key_1, x_0, x_1)
-    # JAX's hash forgets over which devices of `jax.shard_map` its words vary; the loop does not.
+    # JAX's hash forgets over which devices of `jax.shard_map` its words vary; `_rounds` do not.
     zero = (key_0 ^ key_0) ^ (x_0 ^ x_0)
     return y_0 ^ zero, y_1 ^ zero
 
